@@ -1,0 +1,156 @@
+"""The records that cross the borders between modules.
+
+Shape letters, used everywhere in the project:
+B batch, N parallel environments, L episode length, T obs_horizon, H pred_horizon,
+A action_dim, S state_dim, D context width, E text embedding width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Metrics = dict[str, float | Tensor]
+"""Named scalars; tensors stay on their device until they are logged, so no step waits for them."""
+
+
+def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return fn(value)
+    if isinstance(value, Struct):
+        return value.map(fn)
+    if isinstance(value, Mapping):
+        return {key: _map(item, fn) for key, item in value.items()}
+    return value
+
+
+class Struct:
+    """Base of the frozen records: applies a function to every tensor, however deep."""
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return type(self)(**{f.name: _map(getattr(self, f.name), fn) for f in fields})
+
+    def to(self, device: torch.device | str) -> Self:
+        return self.map(lambda x: x.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        return self.map(lambda x: x.pin_memory())
+
+
+@dataclass(frozen=True)
+class Observation(Struct):
+    """What the robot senses over the last T steps, oldest first.
+
+    Attributes:
+        state: (B, T, S) float32, environment units.
+        images: camera name -> (B, T, 3, h, w) uint8.
+    """
+
+    state: Tensor
+    images: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Condition(Struct):
+    """What is asked, in any mix of modalities. A field is None where no row has it.
+
+    Attributes:
+        language: B strings; frozen text encoders cache by string.
+        goal: an observation with T = 1: goal images, goal state, or both.
+        sketch: (B, 3, h, w) uint8 trajectory sketch.
+        motion: B language motions.
+        present: modality -> (B,) bool, so that rows with and without it mix in one batch.
+            A modality that is given but has no entry counts as present in every row.
+    """
+
+    language: tuple[str, ...] | None = None
+    goal: Observation | None = None
+    sketch: Tensor | None = None
+    motion: tuple[str, ...] | None = None
+    present: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch(Struct):
+    """Training windows.
+
+    Attributes:
+        action: (B, H, A) float32, environment units.
+        mask: (B, H) bool, False past the episode's end.
+    """
+
+    observation: Observation
+    condition: Condition
+    action: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Sizes and rates that a policy is built for; saved with it.
+
+    Attributes:
+        state_dim: S.
+        action_dim: A.
+        action_low, action_high: (A,) bounds, environment units.
+        cameras: camera name -> (h, w) in pixels.
+        rate_hz: control rate in Hz.
+    """
+
+    state_dim: int
+    action_dim: int
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    rate_hz: float
+    cameras: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One recorded episode of L steps, as NumPy arrays.
+
+    Attributes:
+        state: (L, S) float32, before each action.
+        action: (L, A) float32, what was executed.
+        instruction: what was asked.
+        images: camera -> (L, h, w, 3) uint8.
+        reward: (L,) float32 after each action.
+        expert_action: (L, A) float32, what the expert would have done, where noise was added.
+        success: whether the task was solved at any step.
+        terminated, truncated: how the last step ended; never merged.
+        info: further JSON-able facts (task, goal, seed, noise, ...).
+    """
+
+    state: NDArray[np.float32]
+    action: NDArray[np.float32]
+    instruction: str
+    reward: NDArray[np.float32] | None = None
+    images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    expert_action: NDArray[np.float32] | None = None
+    success: bool = False
+    terminated: bool = False
+    truncated: bool = False
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+
+class Episodes(Protocol):
+    """All that a data adapter has to offer."""
+
+    @property
+    def spec(self) -> Spec: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Episode: ...
+    def __iter__(self) -> Iterator[Episode]: ...

@@ -1,0 +1,70 @@
+"""What the core asks of a simulator: a suite of tasks, each with instructions and goals.
+
+This module holds types only and imports neither torch nor a simulator, so that environments,
+data collectors and the core can share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+Expert = Callable[[NDArray[np.floating[Any]]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """How a task may be put in words. The held-out paraphrases are never trained on."""
+
+    canonical: str
+    paraphrases: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One episode, fixed before it runs: what is asked, where, and with which randomness.
+
+    Attributes:
+        task: the suite's name of the scene and of its success test.
+        goal: index of the goal, in [0, suite.num_goals).
+        benchmark_seed: the seed that the list of goals is drawn with.
+        seed: seed of everything random within the episode (simulator and policy).
+        instruction: what the policy is told; may be another task's.
+    """
+
+    task: str
+    goal: int
+    benchmark_seed: int
+    seed: int
+    instruction: str
+
+
+class Suite(Protocol):
+    """A picklable description of a set of tasks; cheap to build, opens no simulator by itself.
+
+    `make_env()` gives a `gymnasium.Env` with a Dict observation space `{"state": (S,) float32,
+    <camera>: (h, w, 3) uint8}` and a Box action space. `env.reset(seed=..., options={"task": str,
+    "goal": int, "benchmark_seed": int, "instruction": str})` starts an episode of any task of the
+    suite. `step` returns `info` with `success` (bool), `unstable` (bool) and, where unstable,
+    `reason` (str).
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tasks(self) -> tuple[str, ...]: ...
+    @property
+    def num_goals(self) -> int: ...
+    @property
+    def max_steps(self) -> int: ...
+    @property
+    def rate_hz(self) -> float: ...
+    def texts(self, task: str) -> Texts: ...
+    def make_env(self, *, render_size: tuple[int, int] | None = None) -> gymnasium.Env[Any, Any]: ...
+    def expert(self, task: str) -> Expert: ...

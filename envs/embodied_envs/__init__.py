@@ -1,0 +1,1 @@
+"""Simulators behind one shape: a `Suite` of tasks, and vector environments over it."""
