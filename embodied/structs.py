@@ -21,22 +21,29 @@ Metrics = dict[str, float | Tensor]
 """Named scalars; tensors stay on their device until they are logged, so no step waits for them."""
 
 
-def _map(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
+def _map(value: Any, fn: Callable[[Any], Any], leaves: tuple[type, ...]) -> Any:
+    if isinstance(value, leaves):
         return fn(value)
     if isinstance(value, Struct):
-        return value.map(fn)
+        return value._replace_leaves(fn, leaves)
     if isinstance(value, Mapping):
-        return {key: _map(item, fn) for key, item in value.items()}
+        return {key: _map(item, fn, leaves) for key, item in value.items()}
     return value
 
 
 class Struct:
     """Base of the frozen records: applies a function to every tensor, however deep."""
 
-    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
+    def _replace_leaves(self, fn: Callable[[Any], Any], leaves: tuple[type, ...]) -> Self:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        return type(self)(**{f.name: _map(getattr(self, f.name), fn) for f in fields})
+        return type(self)(**{f.name: _map(getattr(self, f.name), fn, leaves) for f in fields})
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        return self._replace_leaves(fn, (Tensor,))
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Rows [start, stop) of every tensor and of every tuple of strings."""
+        return self._replace_leaves(lambda x: x[start:stop], (Tensor, tuple))
 
     def to(self, device: torch.device | str) -> Self:
         return self.map(lambda x: x.to(device, non_blocking=True))

@@ -1,0 +1,130 @@
+"""Camera streams as MP4: encoding an episode, joining episodes, and reading frames by time.
+
+PyAV is imported inside the functions, so that data without cameras needs no video library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Codec = Literal["h264", "av1"]
+
+_ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
+# A keyframe at every second frame keeps random access cheap, as in LeRobot. Without B-frames the
+# packets lie in order of display, so that episodes can be joined by shifting their times.
+_OPTIONS = {
+    "h264": {"crf": "18", "preset": "veryfast", "bf": "0"},
+    "av1": {"crf": "30", "preset": "10", "svtav1-params": "pred-struct=1"},
+}
+_KEYFRAME_INTERVAL = 2
+_MAX_PIXELS = 16 * 10**6
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("videos need PyAV; install it with: pip install av") from error
+    return av
+
+
+def rate(fps: float) -> Fraction:
+    """A frame rate in Hz as the fraction that a container stores."""
+    return Fraction(fps).limit_denominator(1001)
+
+
+def describe(codec: Codec) -> dict[str, Any]:
+    """What a video feature's `info` tells about the encoding."""
+    return {
+        "video.codec": codec,
+        "video.pix_fmt": "yuv420p",
+        "video.g": _KEYFRAME_INTERVAL,
+        "video.crf": int(_OPTIONS[codec]["crf"]),
+    }
+
+
+def encode(path: Path, frames: NDArray[np.uint8], fps: float, codec: Codec) -> None:
+    """Writes (L, h, w, 3) RGB frames as a video; h and w must be even."""
+    av = _av()
+    _, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"a video needs even sides, got {height} x {width}; crop or resize it")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(_ENCODERS[codec], rate=rate(fps), options=_OPTIONS[codec])
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.codec_context.gop_size = _KEYFRAME_INTERVAL
+        stream.codec_context.thread_count = 1  # the bytes must not depend on the machine's cores
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = index, 1 / rate(fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def join(path: Path, parts: Sequence[tuple[Path, int]], fps: float) -> None:
+    """Joins videos of one encoding, given with their numbers of frames, without re-encoding."""
+    av = _av()
+    start = Fraction(0)
+    with av.open(str(path), "w") as output:
+        stream = None
+        for part, num_frames in parts:
+            with av.open(str(part)) as source:
+                video = source.streams.video[0]
+                stream = stream or output.add_stream_from_template(video)
+                _copy_packets(source, video, output, stream, start)
+            start += num_frames / rate(fps)
+
+
+def _copy_packets(source: Any, video: Any, output: Any, stream: Any, start: Fraction) -> None:
+    shift = round(start / video.time_base)
+    for packet in source.demux(video):
+        if packet.dts is None:  # the demuxer's end mark
+            continue
+        packet.pts += shift
+        packet.dts += shift
+        packet.stream = stream
+        output.mux(packet)
+
+
+def decode(
+    path: Path, times: NDArray[np.float64], shape: tuple[int, int], fps: float
+) -> NDArray[np.uint8]:
+    """The frames shown at ascending `times` (L,) in s, as (L, h, w, 3) RGB.
+
+    Raises ValueError if the video has other sides than `shape` (h, w), or if no frame lies within
+    half a period of a time asked for.
+    """
+    av = _av()
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        _check_size(path, (stream.codec_context.height, stream.codec_context.width), shape)
+        stream.codec_context.thread_count = 1
+        container.seek(max(0, int((times[0] - 0.5 / fps) / stream.time_base)), stream=stream)
+        found = np.empty((len(times), *shape, 3), np.uint8)
+        count = 0
+        for frame in container.decode(stream):
+            while count < len(times) and abs(frame.time - times[count]) < 0.5 / fps:
+                found[count] = frame.to_ndarray(format="rgb24")
+                count += 1
+            if count == len(times) or frame.time > times[count] + 0.5 / fps:
+                break
+    if count < len(times):
+        raise ValueError(
+            f"{path} has no frame at {times[count]:.4f} s (frame {count} of {len(times)} asked "
+            "for); the video is shorter than its table or damaged: fetch it again"
+        )
+    return found
+
+
+def _check_size(path: Path, found: tuple[int, int], shape: tuple[int, int]) -> None:
+    if found != shape or shape[0] * shape[1] > _MAX_PIXELS:
+        raise ValueError(
+            f"{path} has frames of {found[0]} x {found[1]} pixels, info.json says "
+            f"{shape[0]} x {shape[1]}, and at most {_MAX_PIXELS} are read; correct info.json"
+        )

@@ -1,0 +1,170 @@
+"""Behaviour cloning: minimise the policy's loss on recorded actions."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from embodied.algorithms.base import Algorithm
+from embodied.distributed import World, spread
+from embodied.ema import EMA
+from embodied.noise import BatchNoise, seeded
+from embodied.policies.base import Policy
+from embodied.structs import Batch, Metrics
+
+_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+
+
+def warmup_cosine(step: int, *, warmup: int, total: int, floor: float = 0.0) -> float:
+    """Factor of the learning rate: linear up over `warmup` steps, then half a cosine to `floor`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def choose_precision(precision: str, device: torch.device) -> torch.dtype:
+    """"auto" is bfloat16 where matrix units for it exist (CUDA Ampere on, CPUs with AMX)."""
+    if precision == "auto":
+        fast = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if device.type == "cuda"
+            else torch.cpu._is_amx_tile_supported()
+        )
+        return torch.bfloat16 if fast else torch.float32
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {precision!r}")
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+class BC(Algorithm):
+    """AdamW with warm-up and cosine decay, gradient clipping, and an average of the weights.
+
+    Args:
+        steps: length of the learning-rate schedule.
+        precision: "auto", "fp32" or "bf16" (autocast; parameters stay float32).
+        accumulate: micro-batches for each step.
+        strategy: "ddp" or "fsdp", where there are several processes.
+        compile: whether `torch.compile` the forward pass; slow to start, faster per step on GPUs.
+        seed: of the noise in the loss; the noise of step s depends on (seed, s) alone.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        world: World,
+        steps: int,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        warmup_steps: int = 100,
+        max_grad_norm: float = 1.0,
+        ema_decay: float = 0.999,
+        precision: str = "auto",
+        accumulate: int = 1,
+        strategy: str = "ddp",
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.policy, self.world = policy, world
+        self.steps, self.learning_rate, self.warmup_steps = steps, learning_rate, warmup_steps
+        self.max_grad_norm, self.accumulate, self.seed = max_grad_norm, accumulate, seed
+        self.dtype = choose_precision(precision, world.device)
+        self.module = spread(policy, world, strategy)
+        if compile:
+            self.module.compile()
+        trained = [p for p in policy.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            trained,
+            lr=learning_rate,
+            betas=(betas[0], betas[1]),
+            weight_decay=weight_decay,
+            fused=True,
+        )
+        self.ema = EMA(policy, decay=ema_decay)
+
+    def update(self, batch: Batch, step: int) -> Metrics:
+        self._set_learning_rate(step)
+        self.policy.train()
+        totals: dict[str, Tensor] = {}
+        for i in range(self.accumulate):
+            with self._no_sync(last=i == self.accumulate - 1):
+                loss, metrics = self._loss(batch, step, i)
+                (loss / self.accumulate).backward()  # type: ignore[no-untyped-call]
+            for name, value in metrics.items():
+                totals[name] = totals.get(name, torch.zeros(())) + value / self.accumulate
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update()
+        return {**totals, "grad_norm": _full(norm.detach())}
+
+    def _loss(self, batch: Batch, step: int, part: int) -> tuple[Tensor, Metrics]:
+        rows = len(batch.action)
+        if rows % self.accumulate:
+            raise ValueError(f"{rows} rows on each process cannot be cut into {self.accumulate} parts")
+        size = rows // self.accumulate
+        noise = BatchNoise(
+            seeded(self.seed, step, self.world.device),
+            start=self.world.rank * rows + part * size,
+            total=rows * self.world.size,
+        )
+        piece = batch.rows(part * size, (part + 1) * size)
+        with torch.autocast(
+            self.world.device.type, self.dtype, enabled=self.dtype != torch.float32
+        ):
+            loss, metrics = self.module(piece, noise)
+        return loss, metrics
+
+    def _no_sync(self, *, last: bool) -> Any:
+        if isinstance(self.module, DistributedDataParallel) and not last:
+            return self.module.no_sync()
+        return nullcontext()
+
+    def _set_learning_rate(self, step: int) -> None:
+        factor = warmup_cosine(step, warmup=self.warmup_steps, total=self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * factor
+
+    def inference_state(self) -> dict[str, Tensor]:
+        with self.ema.applied():
+            return {k: v.clone() for k, v in get_model_state_dict(self.policy, options=_FULL).items()}  # type: ignore[union-attr]
+
+    def state_dict(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        optimizer = get_optimizer_state_dict(self.policy, self.optimizer, options=_FULL)
+        tensors = {k: v for k, v in optimizer.items() if isinstance(v, Tensor)}
+        values = {k: v for k, v in optimizer.items() if not isinstance(v, Tensor)}
+        parameters = get_model_state_dict(self.policy, options=_FULL)
+        return (
+            {"parameters": dict(parameters), "optimizer": tensors},  # type: ignore[arg-type]
+            {"optimizer": values, "ema_updates": self.ema.num_updates},
+        )
+
+    def load_state_dict(
+        self, tensors: dict[str, dict[str, Tensor]], document: dict[str, Any]
+    ) -> None:
+        """Takes the groups of `state_dict` plus "policy", the `inference_state`."""
+        set_model_state_dict(self.policy, dict(tensors["policy"]), options=_FULL)
+        self.ema = EMA(self.policy, decay=self.ema.decay)
+        self.ema.num_updates = document["ema_updates"]
+        set_model_state_dict(self.policy, dict(tensors["parameters"]), options=_FULL)
+        state = {**tensors["optimizer"], **document["optimizer"]}
+        set_optimizer_state_dict(self.policy, self.optimizer, state, options=_FULL)
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.full_tensor() if isinstance(x, DTensor) else x

@@ -1,0 +1,246 @@
+"""From config to objects: the only module that imports Hydra.
+
+A `_target_` is a request to run code, and configs travel in checkpoints. So every target, however
+deep, is found and looked up before anything is built, and is refused unless both its dotted path
+and the object that it leads to belong to the allowed packages. Hydra's own list of forbidden names
+is not enough: it cannot know what other modules offer under another name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from types import ModuleType
+from typing import Any
+
+import hydra.utils
+from omegaconf import OmegaConf
+
+TARGETS = (
+    "embodied.*",
+    "embodied_envs.*",
+    "embodied_datasets.*",
+    "torch.optim.Adam",
+    "torch.optim.AdamW",
+)
+"""What a config may build: `package.*`, or one exact name."""
+
+# Parts of ours that start, load, lock or delete by name: a config that could call them could do
+# anything, for instance allow more targets.
+_MACHINERY = ("embodied.build", "embodied.checkpoint", "embodied.experiment", "embodied.locks")
+_SPECIAL = {"_target_", "_args_", "_partial_", "_convert_", "_recursive_"}
+
+
+class ConfigError(ValueError):
+    """A config cannot be built; all the reasons are listed with their key paths."""
+
+
+def instantiate(
+    node: Any,
+    *,
+    allowed: Sequence[str] = TARGETS,
+    extra_targets: Sequence[str] = (),
+    **runtime: Any,
+) -> Any:
+    """Builds the object that a config node describes, with Hydra's rules.
+
+    Args:
+        node: a mapping with `_target_`, a container of such nodes, or None, which gives None.
+        allowed: patterns of the targets that may be built; narrower for files of others.
+        extra_targets: further patterns, such as "my_pkg.*". They come from the command line
+            (`+allow_targets=[...]`), never from a file.
+        runtime: built objects and sizes for the outermost target; passed on as they are.
+
+    Raises:
+        ConfigError: a target is refused, or is given keys that it does not take. Nothing has
+            been built then.
+    """
+    if node is None:
+        return None
+    plain = _plain(node)
+    check(plain, allowed=allowed, extra_targets=extra_targets)
+    if not (isinstance(plain, dict) and "_target_" in plain):
+        if runtime:
+            raise ConfigError(
+                f"E_CONFIG_KEY: {', '.join(runtime)} given to a node without _target_"
+            )
+        return hydra.utils.instantiate(plain, _convert_="all")
+    partial = plain.pop("_partial_", False)
+    # Through a partial, since Hydra would turn dataclasses among the arguments into configs.
+    factory = hydra.utils.instantiate(plain, _partial_=True, _convert_="all")
+    return functools.partial(factory, **runtime) if partial else factory(**runtime)
+
+
+def resolve(config: Any) -> dict[str, Any]:
+    """A composed config as plain dicts and lists, every reference replaced by its value."""
+    found = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    if not isinstance(found, dict):
+        raise ConfigError(f"E_CONFIG_KEY: expected a mapping, got {type(found).__name__}")
+    return {str(key): value for key, value in found.items()}
+
+
+def read_stored(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a config that came with a checkpoint; refuses `${...}`.
+
+    Configs are resolved before they are saved. A reference in one was put there to read this
+    machine's environment or files when it is resolved here.
+    """
+    _refuse_references(config)
+    return dict(config)
+
+
+def check(
+    node: Any, *, allowed: Sequence[str] = TARGETS, extra_targets: Sequence[str] = ()
+) -> None:
+    """Raises ConfigError unless every target in a plain container is allowed and takes its keys.
+
+    Imports modules of the allowed packages, and calls nothing.
+    """
+    patterns = _patterns(allowed, extra_targets)
+    problems: list[str] = []
+    for path, target in _targets(node):
+        try:
+            found = locate(target["_target_"], patterns)
+        except ConfigError as error:
+            problems.append(f"E_TARGET_REFUSED: {path}_target_ = {target['_target_']!r}: {error}")
+        else:
+            problems += _unknown_keys(path, target, found)
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def locate(target: Any, allowed: Sequence[str] = TARGETS) -> Callable[..., Any]:
+    """The class or function of a dotted path, without calling it or importing other packages.
+
+    Raises:
+        ConfigError: the path, or what it leads to, is not allowed, or there is no such thing.
+    """
+    if not isinstance(target, str) or not all(map(_is_public, target.split("."))):
+        raise ConfigError("not a dotted path of public names; write package.module.Name")
+    if not _allows(allowed, target):
+        raise ConfigError(f"outside the allowed packages ({', '.join(allowed)}); {_REMEDY}")
+    found = _walk(target, allowed)
+    if not (inspect.isclass(found) or inspect.isfunction(found) or inspect.ismethod(found)):
+        raise ConfigError(f"a {type(found).__name__}, neither a class nor a function")
+    if target not in allowed:  # an exact name is trusted to lead where its package says
+        _check_owner(found, allowed)
+    return found  # type: ignore[no-any-return]
+
+
+_REMEDY = "if you trust it, add its package on the command line: '+allow_targets=[package.*]'"
+
+
+def _is_public(name: str) -> bool:
+    return name.isidentifier() and not name.startswith("_")
+
+
+def _allows(allowed: Sequence[str], name: str) -> bool:
+    machinery = any(name == module or name.startswith(f"{module}.") for module in _MACHINERY)
+    return not machinery and any(fnmatchcase(name, pattern) for pattern in allowed)
+
+
+def _patterns(allowed: Sequence[str], extra_targets: Sequence[str]) -> tuple[str, ...]:
+    for pattern in extra_targets:
+        root, _, rest = pattern.partition(".")
+        if not root.isidentifier() or not rest:
+            raise ConfigError(
+                f"E_TARGET_REFUSED: allow_targets has {pattern!r}; name a package, as in 'my_pkg.*'"
+            )
+    return (*allowed, *extra_targets)
+
+
+def _walk(target: str, allowed: Sequence[str]) -> Any:
+    first, *rest = target.split(".")
+    found: Any = _import(first)
+    for name in rest:
+        if isinstance(found, ModuleType):
+            found = _member(found, name)
+        elif inspect.isclass(found):
+            _check_owner(found, allowed)
+            found = getattr(found, name, None)
+        else:
+            raise ConfigError(f"{name!r} is looked up in a {type(found).__name__}; name a class")
+    return found
+
+
+def _member(module: ModuleType, name: str) -> Any:
+    path = f"{module.__name__}.{name}"
+    if not hasattr(module, name) and hasattr(module, "__path__"):
+        return _import(path)
+    found = getattr(module, name, None)
+    if found is None:
+        near = difflib.get_close_matches(name, dir(module), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{module.__name__} has no {name!r}{hint}")
+    if isinstance(found, ModuleType) and found.__name__ != path:
+        # Otherwise every module that ours import, such as torch, could be reached through them.
+        raise ConfigError(f"{path} is the module {found.__name__} under another name")
+    return found
+
+
+def _import(path: str) -> ModuleType:
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name != path:  # it exists, and something that it needs is not installed
+            raise
+        raise ConfigError(f"there is no module {path}; correct the path or install it") from error
+
+
+def _check_owner(found: Any, allowed: Sequence[str]) -> None:
+    owner = f"{found.__module__}.{found.__qualname__}"
+    if not _allows(allowed, owner):
+        raise ConfigError(f"leads to {owner}, outside the allowed packages; {_REMEDY}")
+
+
+def _targets(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield path, node
+        for key, item in node.items():
+            yield from _targets(item, f"{path}{key}.")
+    elif isinstance(node, list | tuple):
+        for index, item in enumerate(node):
+            yield from _targets(item, f"{path}{index}.")
+
+
+def _unknown_keys(path: str, node: Mapping[str, Any], found: Callable[..., Any]) -> list[str]:
+    try:
+        parameters = inspect.signature(found).parameters
+    except ValueError:  # written in C, without a signature
+        return []
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return []
+    problems = []
+    for key in node.keys() - _SPECIAL - parameters.keys():
+        near = difflib.get_close_matches(str(key), parameters, n=1, cutoff=0.0)
+        hint = f"did you mean {near[0]!r}?" if near else "it takes no arguments"
+        problems.append(f"E_CONFIG_KEY: {path}{key}: {node['_target_']} takes no {key!r}; {hint}")
+    return problems
+
+
+def _plain(node: Any) -> Any:
+    if OmegaConf.is_config(node):
+        node = OmegaConf.to_container(node, resolve=True)
+    # Hydra will resolve once more, and would follow a reference that was escaped until now.
+    _refuse_references(node)
+    return OmegaConf.to_container(OmegaConf.create(node))
+
+
+def _refuse_references(value: Any, path: str = "") -> None:
+    if isinstance(value, str) and "${" in value:
+        raise ConfigError(
+            f"E_CONFIG_REFERENCE: {path.rstrip('.')} = {value!r} refers to something outside this "
+            "config; write the value itself"
+        )
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_references(str(key), path)
+            _refuse_references(item, f"{path}{key}.")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _refuse_references(item, f"{path}{index}.")

@@ -1,0 +1,160 @@
+"""Training windows over recorded episodes: flat arrays and one gather for a whole batch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embodied.structs import Batch, Condition, Episode, Episodes, Observation
+
+Array = NDArray[Any]
+
+
+def _columns(episode: Episode, label: str) -> dict[str, Array]:
+    if label not in ("action", "expert_action"):
+        raise ValueError(f"label must be 'action' or 'expert_action', got {label!r}")
+    action = episode.action if label == "action" else episode.expert_action
+    if action is None:
+        raise ValueError(f"label {label!r} is not recorded in these episodes; use label='action'")
+    images = {f"images.{name}": np.moveaxis(x, -1, 1) for name, x in episode.images.items()}
+    return {"state": episode.state, "action": action, **images}
+
+
+class Windows:
+    """N frames of whole episodes, end to end, gathered as windows that never cross episodes.
+
+    Attributes:
+        columns: "state" (N, S), "action" (N, A), "images.<camera>" (N, 3, h, w) uint8; tensors in
+            memory, on a device, or memory-mapped.
+        first, last: (N,) index of the first and last frame of each frame's episode.
+        texts: the distinct instructions; text_index (N,) points into them.
+    """
+
+    def __init__(
+        self, columns: Mapping[str, Tensor], lengths: Tensor, instructions: list[str]
+    ) -> None:
+        if len(lengths) != len(instructions):
+            raise ValueError(f"{len(lengths)} episodes but {len(instructions)} instructions")
+        self.columns = dict(columns)
+        ends = lengths.cumsum(0)
+        self.first = (ends - lengths).repeat_interleave(lengths)
+        self.last = (ends - 1).repeat_interleave(lengths)
+        self.texts = tuple(dict.fromkeys(instructions))
+        rank = {text: i for i, text in enumerate(self.texts)}
+        self.text_index = torch.tensor([rank[x] for x in instructions]).repeat_interleave(lengths)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @classmethod
+    def load(
+        cls,
+        episodes: Episodes,
+        *,
+        label: str = "expert_action",
+        keep: Callable[[Episode], bool] = lambda episode: True,
+        cache: Path | None = None,
+    ) -> Windows:
+        """Reads the episodes that `keep` accepts.
+
+        Args:
+            label: which recorded action is the target.
+            cache: a folder for memory-mapped columns, for data larger than memory; it is filled
+                once for each fingerprint of the data.
+        """
+        chosen = [episode for episode in episodes if keep(episode) and len(episode)]
+        if not chosen:
+            raise ValueError(
+                f"none of {len(episodes)} episodes can be trained on (are all marked failed?)"
+            )
+        lengths = torch.tensor([len(episode) for episode in chosen])
+        rows = (_columns(episode, label) for episode in chosen)
+        total = int(lengths.sum())
+        if cache is None:
+            columns = _fill(rows, total, np.empty)
+        else:
+            key = hashlib.sha256(f"{episodes.fingerprint}/{label}/{total}".encode()).hexdigest()[:16]
+            columns = _map_columns(rows, total, cache / key)
+        tensors = {name: torch.from_numpy(array) for name, array in columns.items()}
+        return cls(tensors, lengths, [episode.instruction for episode in chosen])
+
+    def to(self, device: torch.device) -> Windows:
+        """Moves the data, so that gathers run there. Instructions stay on the host."""
+        self.columns = {name: x.to(device) for name, x in self.columns.items()}
+        return self
+
+    def gather(self, index: Tensor, *, obs_horizon: int, pred_horizon: int) -> Batch:
+        """Windows around the frames `index` (B,), on the host: the last `obs_horizon`
+        observations up to each and the `pred_horizon` actions from it on.
+
+        Before an episode's start the first observation repeats; past its end the last action
+        repeats and `mask` is False.
+        """
+        device = self.columns["state"].device
+        first, last = self.first[index, None], self.last[index, None]
+        back = torch.arange(1 - obs_horizon, 1)
+        ahead = index[:, None] + torch.arange(pred_horizon)
+        past = torch.maximum(index[:, None] + back, first).to(device, non_blocking=True)
+        future = torch.minimum(ahead, last).to(device, non_blocking=True)
+        images = {
+            name.removeprefix("images."): x[past]
+            for name, x in self.columns.items()
+            if name.startswith("images.")
+        }
+        return Batch(
+            observation=Observation(state=self.columns["state"][past], images=images),
+            condition=Condition(
+                language=tuple(self.texts[i] for i in self.text_index[index].tolist())
+            ),
+            action=self.columns["action"][future],
+            mask=(ahead <= last).to(device, non_blocking=True),
+        )
+
+
+def _fill(
+    rows: Iterable[Mapping[str, Array]], total: int, allocate: Callable[..., Array]
+) -> dict[str, Array]:
+    columns: dict[str, Array] = {}
+    position = 0
+    for row in rows:
+        size = len(row["action"])
+        for name, x in row.items():
+            if name not in columns:
+                columns[name] = allocate((total, *x.shape[1:]), x.dtype)
+            columns[name][position : position + size] = x
+        position += size
+    return columns
+
+
+def _map_columns(
+    rows: Iterable[Mapping[str, Array]], total: int, folder: Path
+) -> dict[str, Array]:
+    done = folder / "columns.json"
+    if not done.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        names: list[str] = []
+
+        def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+            names.append(f"{len(names):02d}.npy")
+            return np.lib.format.open_memmap(
+                folder / names[-1], mode="w+", dtype=dtype, shape=shape
+            )
+
+        columns = _fill(rows, total, allocate)
+        for array in columns.values():
+            array.flush()  # type: ignore[attr-defined]
+        partial = done.with_suffix(".tmp")
+        partial.write_text(json.dumps(dict(zip(columns, names, strict=True))))
+        os.replace(partial, done)
+    files = json.loads(done.read_text())
+    # Copy-on-write: torch wants writable memory, and nothing must reach the cache.
+    return {name: np.load(folder / file, mmap_mode="c") for name, file in files.items()}

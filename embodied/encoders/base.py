@@ -1,0 +1,34 @@
+"""What an encoder is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from embodied.structs import Condition, Observation
+
+
+class Encoder(nn.Module, ABC):
+    """Turns observation and condition into context tokens (B, num_tokens, dim)."""
+
+    num_tokens: int
+
+    @abstractmethod
+    def forward(self, observation: Observation, condition: Condition) -> Tensor: ...
+
+    def fit_normalizers(self, observation: Observation) -> None:
+        """Takes input statistics from training data, N rows with T = 1."""
+
+
+def blank_absent(tokens: Tensor, absent: Tensor, present: Tensor | None) -> Tensor:
+    """Puts the learned token `absent` (D,) where a row's modality is not present.
+
+    Args:
+        tokens: (B, L, D).
+        present: (B,) bool; None means present in every row.
+    """
+    if present is None:
+        return tokens
+    return torch.where(present[:, None, None], tokens, absent.to(tokens.dtype))

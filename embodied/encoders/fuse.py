@@ -1,0 +1,45 @@
+"""Lays the tokens of several encoders side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from embodied.encoders.base import Encoder
+from embodied.structs import Condition, Observation, Spec
+
+MakeEncoder = Callable[..., Encoder]
+
+
+class TokenEncoder(Encoder):
+    """Concatenates the tokens of its parts; each token has a learned position.
+
+    Args:
+        parts: name -> factory called with (spec=, obs_horizon=, dim=).
+    """
+
+    def __init__(
+        self, parts: Mapping[str, MakeEncoder], *, spec: Spec, obs_horizon: int, dim: int
+    ) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(
+            {
+                name: make(spec=spec, obs_horizon=obs_horizon, dim=dim)
+                for name, make in parts.items()
+            }
+        )
+        self.num_tokens = sum(part.num_tokens for part in self._encoders())
+        self.position = nn.Parameter(0.02 * torch.randn(self.num_tokens, dim))
+
+    def _encoders(self) -> list[Encoder]:
+        return [part for part in self.parts.values() if isinstance(part, Encoder)]
+
+    def fit_normalizers(self, observation: Observation) -> None:
+        for part in self._encoders():
+            part.fit_normalizers(observation)
+
+    def forward(self, observation: Observation, condition: Condition) -> Tensor:
+        tokens = [part(observation, condition) for part in self._encoders()]
+        return torch.cat(tokens, dim=1) + self.position

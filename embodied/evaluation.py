@@ -1,0 +1,146 @@
+"""Runs pre-assigned episodes on a vector environment, each exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from embodied.results import Outcome
+from embodied.rollout import Actor, Arrays, Mask
+from embodied.suites import Assignment
+
+Frames = list[NDArray[np.uint8]]
+Film = Callable[[int, Frames], None]
+
+
+@dataclass
+class _Run:
+    """The episode under way in a slot."""
+
+    index: int
+    steps: int = 0
+    reward: float = 0.0
+    success: bool = False
+    reason: str = ""
+    frames: Frames = field(default_factory=list)
+
+
+class _Slots:
+    """N slots that take the next assignment when free, and what became of each."""
+
+    def __init__(
+        self, actor: Actor, envs: Any, assignments: Sequence[Assignment], film: Film | None
+    ) -> None:
+        self.actor, self.envs, self.assignments, self.film = actor, envs, assignments, film
+        self.runs: list[_Run | None] = [None] * envs.num_envs
+        self.outcomes: dict[int, Outcome] = {}
+        self.queue: Iterator[int] = iter(range(len(assignments)))
+
+    @property
+    def active(self) -> Mask:
+        return np.array([run is not None for run in self.runs])
+
+    def begin(self) -> None:
+        """Starts episodes in the free slots, as long as there are any."""
+        chosen: list[Assignment | None] = [None] * len(self.runs)
+        for slot, run in enumerate(self.runs):
+            if run is None and (index := next(self.queue, None)) is not None:
+                self.runs[slot] = _Run(index)
+                chosen[slot] = self.assignments[index]
+                self.actor.reset(slot, self.assignments[index])
+        started = np.array([assignment is not None for assignment in chosen])
+        if started.any():
+            options = {"reset_mask": started, "assignments": chosen}
+            self.actor.observe(self.envs.reset(options=options)[0], started)
+
+    def step(self, action: NDArray[np.float32], *, max_steps: int, success: str) -> int:
+        """One environment step in the active slots; returns how many episodes ended."""
+        before = self.active
+        observation, reward, terminated, truncated, info = self.envs.step(action)
+        for slot in np.flatnonzero(before):
+            run = self.runs[slot]
+            assert run is not None
+            run.steps += 1
+            run.reward += float(reward[slot])
+            now = bool(info["success"][slot])
+            run.success = now or (run.success and success == "any")
+            if info["unstable"][slot]:
+                run.reason = str(info["reason"][slot]) or "unstable simulation"
+            ended = terminated[slot] or truncated[slot] or run.steps >= max_steps
+            if ended or run.reason or (now and success == "any"):
+                self._finish(slot, run)
+        after = self.active
+        self.envs.halt(before & ~after)
+        self._observe(observation, after)
+        return int((before & ~after).sum())
+
+    def _observe(self, observation: Arrays, slots: Mask) -> None:
+        if slots.any():
+            self.actor.observe(observation, slots)
+
+    def _finish(self, slot: int, run: _Run) -> None:
+        self.outcomes[run.index] = Outcome(
+            assignment=self.assignments[run.index],
+            success=run.success and not run.reason,
+            steps=run.steps,
+            reward=run.reward,
+            valid=not run.reason,
+            reason=run.reason,
+        )
+        if self.film is not None:
+            self.film(run.index, run.frames)
+        self.runs[slot] = None
+
+    def record(self, every: int) -> None:
+        """Keeps a frame of each slot whose step count is a multiple of `every`."""
+        due = [run is not None and run.steps % every == 0 for run in self.runs]
+        if self.film is None or not any(due):
+            return
+        for run, is_due, frame in zip(self.runs, due, self.envs.render(), strict=True):
+            if run is not None and is_due and frame is not None:
+                run.frames.append(frame)
+
+
+def evaluate(
+    actor: Actor,
+    envs: Any,
+    assignments: Sequence[Assignment],
+    *,
+    max_steps: int,
+    success: str = "any",
+    film: Film | None = None,
+    film_every: int = 4,
+    description: str = "evaluate",
+) -> tuple[Outcome, ...]:
+    """One outcome for each assignment, in their order, whatever slot each ran in.
+
+    All slots plan at the same time, so an episode begins at a planning step. With
+    `success="any"` an episode ends at its first success, which decides it.
+
+    Args:
+        envs: a vector environment that takes assignments on reset (see `embodied_envs.vector`).
+        film: called with (episode index, frames) as episodes end; needs rendering environments.
+        film_every: environment steps between frames.
+    """
+    slots = _Slots(actor, envs, assignments, film)
+    with tqdm(total=len(assignments), desc=description, unit="episode") as bar:
+        while True:
+            slots.begin()
+            if not slots.active.any():
+                break
+            plan = actor.plan(slots.active)
+            for j in range(actor.action_horizon):
+                slots.record(film_every)
+                ended = slots.step(plan[:, j], max_steps=max_steps, success=success)
+                if ended:
+                    wins = sum(outcome.success for outcome in slots.outcomes.values())
+                    bar.set_postfix(success=f"{wins / len(slots.outcomes):.3f}", refresh=False)
+                    bar.update(ended)
+                if not slots.active.any():
+                    break
+    return tuple(slots.outcomes[i] for i in range(len(assignments)))

@@ -1,0 +1,21 @@
+"""What an action head is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from embodied.noise import Noise
+
+
+class ActionHead(nn.Module, ABC):
+    """Models p(action chunk | context). Actions are normalised to [-1, 1]."""
+
+    @abstractmethod
+    def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
+        """Context (B, L, D) and action (B, H, A) -> loss of each row and step, (B, H)."""
+
+    @abstractmethod
+    def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
+        """Context (B, L, D) -> action (B, H, A)."""

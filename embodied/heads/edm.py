@@ -1,0 +1,120 @@
+"""Score-diffusion action head with EDM preconditioning, as in BESO.
+
+Reuss et al. 2023, "Goal-Conditioned Imitation Learning using Score-based Diffusion Policies",
+arXiv:2304.02532; Karras et al. 2022, arXiv:2206.00364. Departure: BESO's decoder is causal over a
+window of observations and actions; here every token of one chunk sees every other.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from embodied.heads.base import ActionHead
+from embodied.heads.samplers import SAMPLERS, SCHEDULES
+from embodied.networks.transformer import Transformer, init_weights
+from embodied.noise import Noise
+
+
+def _choice(name: str, value: str, choices: dict[str, object]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {sorted(choices)}, got {value!r}")
+
+
+class EDMHead(ActionHead):
+    """Denoises an action chunk with a transformer over [sigma, context, noisy actions].
+
+    Args:
+        sigma_data: standard deviation of normalised actions.
+        sigma_min, sigma_max: noise range of training and sampling.
+        sampler, schedule, num_steps: how `sample` integrates; see `heads.samplers`.
+        num_layers, num_heads, dropout: of the transformer, whose width is the context's.
+    """
+
+    def __init__(
+        self,
+        *,
+        action_dim: int,
+        pred_horizon: int,
+        num_tokens: int,
+        dim: int,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        dropout: float = 0.0,
+        sigma_data: float = 0.5,
+        sigma_min: float = 0.005,
+        sigma_max: float = 1.0,
+        sampler: str = "ddim",
+        schedule: str = "exponential",
+        num_steps: int = 3,
+    ) -> None:
+        super().__init__()
+        _choice("sampler", sampler, dict(SAMPLERS))
+        _choice("schedule", schedule, dict(SCHEDULES))
+        if not 0 < sigma_min < sigma_max:
+            raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+        if num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        self.shape = (pred_horizon, action_dim)
+        self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
+        self.sampler = SAMPLERS[sampler]
+        self.sigmas = SCHEDULES[schedule](num_steps, sigma_min, sigma_max)
+        self.embed_sigma = nn.Linear(1, dim)
+        self.embed_action = nn.Linear(action_dim, dim)
+        self.position = nn.Parameter(0.02 * torch.randn(pred_horizon, dim))
+        self.trunk = Transformer(dim, num_layers=num_layers, num_heads=num_heads, dropout=dropout)
+        self.out = nn.Linear(dim, action_dim)
+        self.apply(init_weights)
+
+    def network(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        """F(x; sigma, context): x (B, H, A), sigma (B,) -> (B, H, A)."""
+        sigma_token = self.embed_sigma(sigma.log()[:, None] / 4)[:, None]
+        action_tokens = self.embed_action(x) + self.position
+        tokens = torch.cat([sigma_token, context, action_tokens], dim=1)
+        out: Tensor = self.out(self.trunk(tokens)[:, -x.shape[1] :])
+        return out
+
+    def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """c_skip, c_out, c_in (Karras et al. 2022, Table 1; BESO, Eq. 6)."""
+        total = sigma**2 + self.sigma_data**2
+        c_skip = self.sigma_data**2 / total
+        c_out = sigma * self.sigma_data / total.sqrt()
+        return c_skip, c_out, total.rsqrt()
+
+    def denoise(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        """D(x; sigma) = c_skip x + c_out F(c_in x; sigma): the expected clean action."""
+        c_skip, c_out, c_in = (c[:, None, None] for c in self.scalings(sigma))
+        return c_skip * x + c_out * self.network(c_in * x, sigma, context).float()
+
+    def training_sigma(self, u: Tensor) -> Tensor:
+        """Uniform u in [0, 1] -> log-logistic noise truncated to [sigma_min, sigma_max].
+
+        Location ln(sigma_data), scale 0.5, by the inverse of the distribution function.
+        """
+        location, scale = math.log(self.sigma_data), 0.5
+        low, high = (
+            1 / (1 + math.exp(-(math.log(s) - location) / scale))
+            for s in (self.sigma_min, self.sigma_max)
+        )
+        return torch.exp(location + scale * torch.logit(low + (high - low) * u))
+
+    def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
+        """||F - (a - c_skip x) / c_out||^2, unweighted, which is EDM's weighting of D's error."""
+        sigma = self.training_sigma(noise.uniform(len(action), device=action.device))
+        c_skip, c_out, c_in = (c[:, None, None] for c in self.scalings(sigma))
+        x = action + sigma[:, None, None] * noise.normal(*action.shape, device=action.device)
+        target = (action - c_skip * x) / c_out
+        error = self.network(c_in * x, sigma, context).float() - target
+        return error.square().mean(-1)
+
+    def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
+        rows = len(context)
+        sigmas = self.sigmas.to(context.device)
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return self.denoise(x, sigma.expand(rows), context)
+
+        x = self.sigma_max * noise.normal(rows, *self.shape, device=context.device)
+        return self.sampler(denoise, x, sigmas, noise)

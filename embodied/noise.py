@@ -1,0 +1,79 @@
+"""Where randomness in a loss or a sampler comes from.
+
+Two needs meet here. In training, one global batch is spread over ranks and micro-batches, and the
+loss curve must not depend on how: each shard draws the noise of the whole batch and keeps its
+rows. In evaluation, an episode's outcome must not depend on its neighbours in the batch: every row
+has a generator of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Noise(Protocol):
+    """Draws of shape (B, ...) for B rows, float32."""
+
+    def normal(self, *shape: int, device: torch.device) -> Tensor: ...
+    def uniform(self, *shape: int, device: torch.device) -> Tensor: ...
+
+
+class BatchNoise:
+    """Rows [start, stop) of the draws for a global batch of `total` rows.
+
+    `generator` must live on the device of the draws; every shard of one batch gets an equally
+    seeded one. Without bounds the whole batch is kept.
+    """
+
+    def __init__(
+        self, generator: torch.Generator, *, start: int = 0, total: int | None = None
+    ) -> None:
+        self.generator = generator
+        self.start = start
+        self.total = total
+
+    def _rows(self, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+        return shape[0], (self.total or shape[0], *shape[1:])
+
+    def normal(self, *shape: int, device: torch.device) -> Tensor:
+        rows, full = self._rows(shape)
+        draw = torch.randn(full, generator=self.generator, device=device)
+        return draw[self.start : self.start + rows]
+
+    def uniform(self, *shape: int, device: torch.device) -> Tensor:
+        rows, full = self._rows(shape)
+        draw = torch.rand(full, generator=self.generator, device=device)
+        return draw[self.start : self.start + rows]
+
+
+class RowNoise:
+    """One CPU generator for each row, so that a row's draws are the same in any batch."""
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        self.generators = generators
+
+    def _check(self, rows: int) -> None:
+        if rows != len(self.generators):
+            raise ValueError(
+                f"need one generator for each of {rows} rows, got {len(self.generators)}"
+            )
+
+    def normal(self, *shape: int, device: torch.device) -> Tensor:
+        self._check(shape[0])
+        rows = [torch.randn(shape[1:], generator=g) for g in self.generators]
+        return torch.stack(rows).to(device, non_blocking=True)
+
+    def uniform(self, *shape: int, device: torch.device) -> Tensor:
+        self._check(shape[0])
+        rows = [torch.rand(shape[1:], generator=g) for g in self.generators]
+        return torch.stack(rows).to(device, non_blocking=True)
+
+
+def seeded(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """A generator that depends on (seed, step) alone: nothing to store, nothing to lose on resume."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
+    return torch.Generator(device=device).manual_seed(mixed)

@@ -1,0 +1,36 @@
+"""What a policy is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from embodied.noise import Noise
+from embodied.structs import Batch, Condition, Metrics, Observation, Spec
+
+
+class Policy(nn.Module, ABC):
+    """Maps observations and a condition to action chunks. Holds no per-episode state.
+
+    `forward` is the loss, so that DDP and FSDP see every training pass.
+    """
+
+    spec: Spec
+    obs_horizon: int
+    pred_horizon: int
+
+    @abstractmethod
+    def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
+        """The mean loss over valid steps, and detached metrics."""
+
+    @abstractmethod
+    def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
+        """Action chunks (B, H, A), environment units, within the spec's bounds."""
+
+    @abstractmethod
+    def fit_normalizers(self, observation: Observation, action: Tensor) -> None:
+        """Takes statistics from training data: N rows with T = 1, and (N, A) actions."""
+
+    def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
+        return self.loss(batch, noise=noise)

@@ -1,0 +1,84 @@
+"""Named evaluation protocols: which episodes, how long, and what counts as success."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from embodied.suites import Assignment, Suite
+
+Wording = Literal["canonical", "held_out", "other"]
+_WORDINGS = ("canonical", "held_out", "other")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Every one of the first `goals_per_task` goals of every task, once.
+
+    Attributes:
+        name: what results carry; a result without one is refused.
+        goals_per_task: up to the suite's `num_goals`.
+        max_steps: horizon of an episode, environment steps.
+        success: "any" counts success at any step, "final" at the last one.
+        benchmark_seed: which list of goals; also enters each episode's seed.
+        wording: tells the policy each task's canonical instruction, its held-out paraphrases in
+            turn, or ("other") another task's instruction.
+    """
+
+    name: str
+    goals_per_task: int = 50
+    max_steps: int = 500
+    success: Literal["any", "final"] = "any"
+    benchmark_seed: int = 0
+    wording: Wording = "canonical"
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("a protocol needs a name; results without one cannot be compared")
+        if self.success not in ("any", "final"):
+            raise ValueError(f"success must be 'any' or 'final', got {self.success!r}")
+        if self.wording not in _WORDINGS:
+            raise ValueError(f"wording must be one of {_WORDINGS}, got {self.wording!r}")
+
+    def assignments(self, suite: Suite) -> tuple[Assignment, ...]:
+        """The episodes, goal by goal, so that neighbours in the list are different tasks."""
+        if not 1 <= self.goals_per_task <= suite.num_goals:
+            raise ValueError(
+                f"goals_per_task must lie in [1, {suite.num_goals}] ({suite.name}'s num_goals), "
+                f"got {self.goals_per_task}"
+            )
+        return tuple(
+            Assignment(
+                task=task,
+                goal=goal,
+                benchmark_seed=self.benchmark_seed,
+                seed=_episode_seed(task, goal, self.benchmark_seed),
+                instruction=self.instruction(suite, task, goal),
+            )
+            for goal in range(self.goals_per_task)
+            for task in suite.tasks
+        )
+
+    def instruction(self, suite: Suite, task: str, goal: int) -> str:
+        """What the policy is told in the episode (task, goal)."""
+        texts = suite.texts(task)
+        if self.wording == "held_out":
+            return texts.held_out[goal % len(texts.held_out)]
+        if self.wording == "other":
+            return suite.texts(other_task(suite, task, goal)).canonical
+        return texts.canonical
+
+
+def other_task(suite: Suite, task: str, goal: int) -> str:
+    """A task of the suite that is not `task`, fixed by (task, goal)."""
+    others = [other for other in suite.tasks if other != task]
+    if not others:
+        raise ValueError(f"wording 'other' needs at least two tasks, {suite.name} has one")
+    return others[np.random.default_rng([zlib.crc32(task.encode()), goal]).integers(len(others))]
+
+
+def _episode_seed(task: str, goal: int, benchmark_seed: int) -> int:
+    return zlib.crc32(f"{task}/{goal}/{benchmark_seed}".encode())

@@ -1,0 +1,211 @@
+"""The one training loop: single process, DDP and FSDP alike."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from embodied import checkpoint
+from embodied.algorithms.base import Algorithm
+from embodied.distributed import World
+from embodied.loggers import Loggers
+from embodied.sources import Source
+from embodied.structs import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+class Interrupted(SystemExit):
+    """A signal asked for an end; the last step is saved. The exit code is 128 + the signal."""
+
+
+class Diverged(RuntimeError):
+    """The loss or another metric is no longer finite; the last checkpoint is from before."""
+
+
+class _Signals:
+    """Remembers SIGTERM, SIGUSR1 and Ctrl-C until the step is done; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self.restore()
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            try:
+                self._previous[number] = signal.signal(number, self._handle)
+            except ValueError:  # not in the main thread: signals are somebody else's business
+                break
+        try:
+            yield
+        finally:
+            self.restore()
+
+    def restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+
+class _Means:
+    """Running sums of metrics since the last log line; they stay on the device."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value + torch.zeros(())
+        self.count += 1
+
+    def flush(self, world: World) -> dict[str, float]:
+        means = {
+            name: float(world.mean(total.to(world.device))) / self.count
+            for name, total in self.sums.items()
+        }
+        self.sums, self.count = {}, 0
+        return means
+
+
+@dataclass
+class Trainer:
+    """Trains until `steps`, saving as it goes; `resume` continues from the newest checkpoint.
+
+    Attributes:
+        directory: where checkpoints go.
+        documents: what every checkpoint carries besides (config, spec), for rebuilding the policy.
+        save_every, log_every: in steps.
+        keep: how many checkpoints to keep.
+    """
+
+    algorithm: Algorithm
+    source: Source
+    world: World
+    logger: Loggers
+    directory: Path
+    documents: Mapping[str, Any]
+    steps: int
+    save_every: int = 1000
+    log_every: int = 50
+    keep: int = 3
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        self._means = _Means()
+        self._saved: int | None = None
+
+    def resume(self) -> None:
+        """Takes up the newest good checkpoint, where there is one, bit by bit."""
+        found = checkpoint.latest(self.directory) if self.world.is_main else None
+        self.world.barrier()  # the main process may have quarantined one
+        found = found or checkpoint.latest(self.directory)
+        if found is None:
+            return
+        state = found.documents["state"]
+        tensors = {name: dict(group) for name, group in found.tensors.items()}
+        self.algorithm.load_state_dict(tensors, state["algorithm"])
+        self.source.load_state_dict(state["source"])
+        self._means.sums = {k: v.to(self.world.device) for k, v in tensors["metrics"].items()}
+        self._means.count = state["metrics"]
+        checkpoint.restore_random_state(tensors["random"], state["random"])
+        self.step = self._saved = found.step
+        if self.world.is_main:
+            self.logger.resume(found.step)
+            logger.info("resumed from %s", found.path)
+
+    def save(self) -> None:
+        """Writes a checkpoint of the present step, unless it is there already."""
+        if self._saved == self.step:
+            return
+        groups, document = self.algorithm.state_dict()
+        policy = self.algorithm.inference_state()
+        random_tensors, random_document = checkpoint.random_state()
+        if self.world.is_main:
+            checkpoint.save(
+                self.directory,
+                self.step,
+                tensors={
+                    "policy": policy,
+                    **groups,
+                    "metrics": self._means.sums,
+                    "random": random_tensors,
+                },
+                documents={
+                    **self.documents,
+                    "state": {
+                        "algorithm": document,
+                        "source": self.source.state_dict(),
+                        "metrics": self._means.count,
+                        "random": random_document,
+                    },
+                },
+                keep=self.keep,
+            )
+        self.world.barrier()
+        self._saved = self.step
+
+    def run(self) -> None:
+        """Trains to the last step and saves it.
+
+        Raises:
+            Interrupted: a signal came; everything up to the last whole step is saved.
+            Diverged: a metric is not finite.
+        """
+        signals = _Signals()
+        with signals.caught(), self._progress() as bar:
+            while self.step < self.steps:
+                self._means.add(self.algorithm.update(next(self.source), self.step))
+                self.step += 1
+                if self.step % self.log_every == 0 or self.step == self.steps:
+                    self._log(bar)
+                bar.update()
+                if self.step % self.save_every == 0:
+                    self.save()
+                if self.step % 10 == 0 or self.world.size == 1:
+                    self._stop_if_asked(signals)
+            self.save()
+
+    def _progress(self) -> Any:
+        return tqdm(
+            total=self.steps,
+            initial=self.step,
+            desc="train",
+            unit="step",
+            disable=not self.world.is_main,
+        )
+
+    def _log(self, bar: Any) -> None:
+        means = self._means.flush(self.world)
+        bad = [name for name, value in means.items() if not abs(value) < float("inf")]
+        if bad:
+            raise Diverged(
+                f"{', '.join(bad)} not finite in the {self.log_every} steps before step "
+                f"{self.step}; the last checkpoint is step {self._saved}. Lower "
+                "algorithm.learning_rate or check the data"
+            )
+        if self.world.is_main:
+            self.logger.log(means, self.step)
+            bar.set_postfix({k: f"{v:.3g}" for k, v in means.items()}, refresh=False)
+
+    def _stop_if_asked(self, signals: _Signals) -> None:
+        if self.world.any(signals.received is not None):
+            self.save()
+            number = signals.received or signal.SIGTERM
+            logger.warning("signal %d: step %d is saved; resume to go on", number, self.step)
+            raise Interrupted(128 + number)
