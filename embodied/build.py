@@ -8,6 +8,7 @@ is not enough: it cannot know what other modules offer under another name.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import importlib
@@ -31,7 +32,14 @@ TARGETS = (
 
 # Parts of ours that start, load, lock or delete by name: a config that could call them could do
 # anything, for instance allow more targets.
-_MACHINERY = ("embodied.build", "embodied.checkpoint", "embodied.experiment", "embodied.locks")
+_MACHINERY = (
+    "embodied.build",
+    "embodied.checkpoint",
+    "embodied.evaluate",
+    "embodied.experiment",
+    "embodied.locks",
+    "embodied.train",
+)
 _SPECIAL = {"_target_", "_args_", "_partial_", "_convert_", "_recursive_"}
 
 
@@ -77,6 +85,7 @@ def instantiate(
 
 def resolve(config: Any) -> dict[str, Any]:
     """A composed config as plain dicts and lists, every reference replaced by its value."""
+    config = config if OmegaConf.is_config(config) else OmegaConf.create(config)
     found = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     if not isinstance(found, dict):
         raise ConfigError(f"E_CONFIG_KEY: expected a mapping, got {type(found).__name__}")
@@ -90,7 +99,7 @@ def read_stored(config: Mapping[str, Any]) -> dict[str, Any]:
     machine's environment or files when it is resolved here.
     """
     _refuse_references(config)
-    return dict(config)
+    return copy.deepcopy(dict(config))
 
 
 def check(
@@ -121,14 +130,14 @@ def locate(target: Any, allowed: Sequence[str] = TARGETS) -> Callable[..., Any]:
     """
     if not isinstance(target, str) or not all(map(_is_public, target.split("."))):
         raise ConfigError("not a dotted path of public names; write package.module.Name")
-    if not _allows(allowed, target):
-        raise ConfigError(f"outside the allowed packages ({', '.join(allowed)}); {_REMEDY}")
+    if reason := _refusal(allowed, target):
+        raise ConfigError(reason)
     found = _walk(target, allowed)
     if not (inspect.isclass(found) or inspect.isfunction(found) or inspect.ismethod(found)):
         raise ConfigError(f"a {type(found).__name__}, neither a class nor a function")
     if target not in allowed:  # an exact name is trusted to lead where its package says
         _check_owner(found, allowed)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 _REMEDY = "if you trust it, add its package on the command line: '+allow_targets=[package.*]'"
@@ -138,9 +147,12 @@ def _is_public(name: str) -> bool:
     return name.isidentifier() and not name.startswith("_")
 
 
-def _allows(allowed: Sequence[str], name: str) -> bool:
-    machinery = any(name == module or name.startswith(f"{module}.") for module in _MACHINERY)
-    return not machinery and any(fnmatchcase(name, pattern) for pattern in allowed)
+def _refusal(allowed: Sequence[str], name: str) -> str | None:
+    if any(f"{name}.".startswith(f"{module}.") for module in _MACHINERY):
+        return "it runs, loads or deletes what its arguments name, which no config may ask for"
+    if not any(fnmatchcase(name, pattern) for pattern in allowed):
+        return f"outside the allowed packages ({', '.join(allowed)}); {_REMEDY}"
+    return None
 
 
 def _patterns(allowed: Sequence[str], extra_targets: Sequence[str]) -> tuple[str, ...]:
@@ -193,8 +205,8 @@ def _import(path: str) -> ModuleType:
 
 def _check_owner(found: Any, allowed: Sequence[str]) -> None:
     owner = f"{found.__module__}.{found.__qualname__}"
-    if not _allows(allowed, owner):
-        raise ConfigError(f"leads to {owner}, outside the allowed packages; {_REMEDY}")
+    if reason := _refusal(allowed, owner):
+        raise ConfigError(f"leads to {owner}: {reason}")
 
 
 def _targets(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -216,8 +228,8 @@ def _unknown_keys(path: str, node: Mapping[str, Any], found: Callable[..., Any])
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return []
     problems = []
-    for key in node.keys() - _SPECIAL - parameters.keys():
-        near = difflib.get_close_matches(str(key), parameters, n=1, cutoff=0.0)
+    for key in sorted(map(str, node.keys() - _SPECIAL - parameters.keys())):
+        near = difflib.get_close_matches(key, parameters, n=1, cutoff=0.0)
         hint = f"did you mean {near[0]!r}?" if near else "it takes no arguments"
         problems.append(f"E_CONFIG_KEY: {path}{key}: {node['_target_']} takes no {key!r}; {hint}")
     return problems

@@ -42,11 +42,11 @@ class CheckpointError(RuntimeError):
     """A checkpoint could not be written, found or used."""
 
 
-class CorruptCheckpoint(CheckpointError):  # noqa: N818
+class CorruptCheckpoint(CheckpointError):
     """What is on disk is not what was saved; the message names everything that differs."""
 
 
-class ConfigMismatch(CheckpointError):  # noqa: N818
+class ConfigMismatch(CheckpointError):
     """A run would be resumed with another config than it was started with."""
 
 
@@ -352,17 +352,19 @@ def _read_manifest(path: Path) -> tuple[dict[str, dict[str, Any]], int, str]:
     data = file.read_bytes()
     try:
         manifest = json.loads(data)
-        schema, step, files = manifest["schema"], int(manifest["step"]), dict(manifest["files"])
+        schema, step, files = manifest["schema"], manifest["step"], manifest["files"]
     except (ValueError, KeyError, TypeError) as error:
         what = "empty" if not data.strip() else f"truncated or damaged ({error!r})"
         raise _corrupt(path, f"{_MANIFEST} is {what}") from error
     if schema != SCHEMA:
         raise _corrupt(path, f"{_MANIFEST} has schema {schema!r}, this version reads {SCHEMA}")
     name = _STEP.fullmatch(path.name)  # a copy may have any other name
-    if name and int(name[1]) != step:
-        raise _corrupt(path, f"{_MANIFEST} is of step {step}, the directory says {path.name}")
-    if names := [name for name in files if not _FILE.fullmatch(name)]:
-        raise _corrupt(path, f"{_MANIFEST} lists names that no checkpoint holds: {_some(names)}")
+    if type(step) is not int or (name and int(name[1]) != step):
+        raise _corrupt(path, f"{_MANIFEST} is of step {step!r}, the directory is {path.name}")
+    listed = isinstance(files, dict)
+    strange = {n for n in files if not _FILE.fullmatch(n)} if listed else {repr(files)}
+    if strange:
+        raise _corrupt(path, f"{_MANIFEST} lists files that no checkpoint holds: {_some(strange)}")
     return files, step, hashlib.sha256(data).hexdigest()
 
 
@@ -507,7 +509,7 @@ def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore_random_state(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-    """Puts back what `random_state` returned, all of it or nothing.
+    """Puts back what `random_state` returned; where a part is missing, nothing is changed.
 
     Raises:
         CheckpointError: a generator's state is missing, or the number of CUDA devices differs.

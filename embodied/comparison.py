@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ class Verdict:
     Attributes:
         a, b: success rates, means over tasks.
         difference: of b minus a.
+        confidence: of all intervals.
         p_value: of the exact McNemar test.
         only_a, only_b: episodes that only one of the two solved.
         better: None where no difference was seen.
@@ -39,6 +41,7 @@ class Verdict:
     a: Estimate
     b: Estimate
     difference: Estimate
+    confidence: float
     p_value: float
     only_a: int
     only_b: int
@@ -95,6 +98,7 @@ def compare(
         a=success_rate(split(first, names), confidence=confidence, seed=seed),
         b=success_rate(split(second, names), confidence=confidence, seed=seed),
         difference=difference,
+        confidence=confidence,
         p_value=p_value,
         only_a=only_a,
         only_b=only_b,
@@ -124,17 +128,20 @@ class Pairing:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The task of each matched pair."""
-        return tuple(a.assignment.task for a, _ in self.matched)
+        """Names of the tasks with matched episodes, in order of appearance."""
+        return tuple(dict.fromkeys(a.assignment.task for a, _ in self.matched))
 
-    def verdict(self, *, resolution: float = 0.05, tasks: Sequence[str] = ()) -> Verdict:
-        """Compares the matched episodes, of the named tasks only where some are named."""
+    def verdict(
+        self, *, tasks: Sequence[str] = (), resolution: float = 0.05, alpha: float = 0.05
+    ) -> Verdict:
+        """`compare` over the matched episodes, of the named tasks only where some are named."""
         pairs = [pair for pair in self.matched if not tasks or pair[0].assignment.task in tasks]
         return compare(
             [a.success for a, _ in pairs],
             [b.success for _, b in pairs],
             groups=[a.assignment.task for a, _ in pairs],
             resolution=resolution,
+            alpha=alpha,
         )
 
 
@@ -165,6 +172,43 @@ def pair(a: Evaluation, b: Evaluation) -> Pairing:
         only_b=tuple(key for key in second if key not in first),
         invalid=tuple(k for k in shared if not (first[k].valid and second[k].valid)),
     )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two named evaluations, compared over all tasks and task by task.
+
+    Attributes:
+        a, b: names of the two.
+        tasks: a verdict per task; with many tasks some differ by chance alone.
+    """
+
+    a: str
+    b: str
+    pairing: Pairing
+    verdict: Verdict
+    tasks: Mapping[str, Verdict]
+
+
+def compare_all(
+    evaluations: Mapping[str, Evaluation], *, resolution: float = 0.05, alpha: float = 0.05
+) -> list[Comparison]:
+    """Compares each further evaluation with the first.
+
+    `alpha` is shared out among the comparisons (Bonferroni), so that it bounds the chance of
+    claiming any difference that is not there; the intervals widen with it.
+    """
+    (a, first), *others = evaluations.items()
+    share = alpha / max(1, len(others))
+    return [_comparison(a, first, b, other, resolution, share) for b, other in others]
+
+
+def _comparison(
+    a: str, first: Evaluation, b: str, second: Evaluation, resolution: float, alpha: float
+) -> Comparison:
+    pairing = pair(first, second)
+    verdict = partial(pairing.verdict, resolution=resolution, alpha=alpha)
+    return Comparison(a, b, pairing, verdict(), {t: verdict(tasks=[t]) for t in pairing.tasks})
 
 
 def _by_assignment(evaluation: Evaluation) -> dict[Assignment, Outcome]:

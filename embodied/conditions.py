@@ -85,10 +85,6 @@ def _images_first(images: Tensor) -> Tensor:
     return images.movedim(-1, -3)
 
 
-def _present(column: Sequence[object | None]) -> Tensor:
-    return torch.tensor([x is not None for x in column])
-
-
 def stack(rows: Sequence[Row]) -> Condition:
     """Stacks B rows into a `Condition` with a `present` mask for each modality that occurs.
 
@@ -104,19 +100,22 @@ def stack(rows: Sequence[Row]) -> Condition:
     goal_state = _stack_arrays([x.state if x else None for x in states], "goal state")
     cameras = sorted({name for view in views if view for name in view.images})
     goal_images = {
-        name: _images_first(_stack_arrays([x.images.get(name) if x else None for x in views], name))[:, None]  # type: ignore[arg-type]
+        name: _images_first(stacked)[:, None]
         for name in cameras
+        if (stacked := _stack_arrays([x.images.get(name) if x else None for x in views], name))
+        is not None
     }
     sketch = _stack_arrays([x.image if x else None for x in sketches], "sketch")
+    columns: dict[str, Sequence[Part | None]] = {
+        "language": language,
+        "goal_state": states,
+        "goal_image": views,
+        "sketch": sketches,
+        "motion": motion,
+    }
     present = {
-        name: _present(column)
-        for name, column in {
-            "language": language,
-            "goal_state": states,
-            "goal_image": views,
-            "sketch": sketches,
-            "motion": motion,
-        }.items()
+        name: torch.tensor([x is not None for x in column])
+        for name, column in columns.items()
         if any(x is not None for x in column)
     }
     goal = None

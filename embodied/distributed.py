@@ -52,7 +52,7 @@ class World:
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto" is the GPU where there is one; anything else is taken by its word."""
+    """ "auto" is the GPU where there is one; anything else is taken by its word."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

@@ -62,7 +62,7 @@ class _Slots:
         """One environment step in the active slots; returns how many episodes ended."""
         before = self.active
         observation, reward, terminated, truncated, info = self.envs.step(action)
-        for slot in np.flatnonzero(before):
+        for slot in np.flatnonzero(before).tolist():
             run = self.runs[slot]
             assert run is not None
             run.steps += 1

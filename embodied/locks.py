@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import IO, Self
 
 
-class RunLocked(RuntimeError):  # noqa: N818
+class RunLocked(RuntimeError):
     """Another run holds the directory; the message names its process and host."""
 
 

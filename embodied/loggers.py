@@ -210,6 +210,6 @@ def _drop_torn_line(path: Path) -> None:
 
 
 def _tqdm_write(line: str) -> None:
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     tqdm.write(line)

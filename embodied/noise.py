@@ -74,6 +74,6 @@ class RowNoise:
 
 
 def seeded(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """A generator that depends on (seed, step) alone: nothing to store, nothing to lose on resume."""
+    """A generator that depends on (seed, step) alone, so a resume has nothing to restore."""
     mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
     return torch.Generator(device=device).manual_seed(mixed)

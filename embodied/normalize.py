@@ -6,6 +6,8 @@ the statistics (strict loading); nothing here ever returns its input unchanged b
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,10 @@ class _Statistics(nn.Module):
         self.fitted = False
         for name in names:
             self.register_buffer(name, torch.full((dim,), torch.nan))
-        self.register_load_state_dict_post_hook(lambda module, _: module._check_finite())  # type: ignore[operator]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._check_finite()
 
     def _check_finite(self) -> None:
         # Runs when statistics change, never per step: it would make the GPU wait.

@@ -4,66 +4,114 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Matplotlib wants concrete colours; these stand for the page's variables and are replaced.
-_COLOURS = {"#010101": "var(--muted)", "#020202": "var(--line)", "#030303": "var(--accent)"}
-_INK, _LINE, _ACCENT = _COLOURS
-_POINTS = 300
-_STYLE = {
+_INK, _LINE, _ACCENT = "#010101", "#020202", "#030303"
+# Matplotlib wants concrete colours; these three stand for variables of the page's style sheet.
+_VARIABLES = {_INK: "var(--muted)", _LINE: "var(--line)", _ACCENT: "var(--accent)"}
+_STYLE: Any = {  # newer Matplotlib spells out every key in its types
     "svg.fonttype": "none",
-    "svg.hashsalt": "embodied",
-    "font.family": "sans-serif",
+    "svg.hashsalt": "embodied",  # the same rows give the same file
     "font.size": 8,
-    "text.parse_math": False,  # a metric's name is not TeX
     "axes.edgecolor": _LINE,
-    "axes.labelcolor": _INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.formatter.limits": (-3, 4),
+    "axes.formatter.use_mathtext": False,
     "grid.color": _LINE,
     "grid.linewidth": 0.6,
+    "text.color": _INK,
     "xtick.color": _INK,
     "ytick.color": _INK,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
 }
+_MAX_POINTS = 250  # about one per pixel; a longer curve is drawn as mean and range of buckets
 
 
-def curves(rows: Sequence[Mapping[str, float]]) -> dict[str, str]:
-    """An SVG for every metric that the rows hold at two steps or more, success rates first.
+@dataclass(frozen=True)
+class Curve:
+    """One metric over the steps of training.
+
+    Attributes:
+        last: its last finite value.
+        missing: how many of its values are not finite, and so not drawn.
+        svg: an <svg> element.
+    """
+
+    name: str
+    last: float
+    missing: int
+    svg: str
+
+
+def draw_curves(rows: Sequence[Mapping[str, float]]) -> list[Curve]:
+    """Every metric that has two finite values or more, success rates first, then losses.
 
     Args:
         rows: as `embodied.loggers.read_jsonl` gives them; each holds "step".
     """
-    names = {name for row in rows for name in row if name != "step"}
-    drawn: dict[str, str] = {}
-    for name in sorted(names, key=lambda name: ("success" not in name, "loss" not in name, name)):
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        finite = np.array([p for p in points if math.isfinite(p[1])], dtype=np.float64)
-        if len(finite) > 1:
-            drawn[name] = _svg(finite, rate="success" in name)
-    return drawn
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for name in row.keys() - {"step"}:
+            series.setdefault(name, []).append((row["step"], row[name]))
+    names = sorted(series, key=lambda name: ("success" not in name, "loss" not in name, name))
+    return [curve for name in names if (curve := _curve(name, series[name]))]
 
 
-def _svg(points: NDArray[np.float64], *, rate: bool) -> str:
-    """One curve; points is (n, 2), step and value."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
+def _curve(name: str, points: list[tuple[float, float]]) -> Curve | None:
+    finite = np.array([point for point in points if math.isfinite(point[1])], dtype=np.float64)
+    if len(finite) < 2:
+        return None
+    svg = _svg(finite, is_rate="success" in name)
+    return Curve(name, float(finite[-1, 1]), len(points) - len(finite), svg)
+
+
+def _svg(points: NDArray[np.float64], *, is_rate: bool) -> str:
+    """The curve of (n, 2) steps and values."""
+    from matplotlib import rc_context  # heavy, and only reports need it
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     with rc_context(_STYLE):
-        figure = Figure(figsize=(3.5, 1.9), layout="constrained")
+        figure = Figure(figsize=(3.6, 1.8), layout="constrained")
         axes = figure.add_subplot()
         _draw(axes, points)
         axes.grid(axis="y")
-        axes.xaxis.set_major_locator(_locator(4, integer=True))
-        axes.yaxis.set_major_locator(_locator(4))
-        if rate:
+        axes.locator_params(axis="both", nbins=4)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, not 2 and 1e4 aside
+        if is_rate:
             axes.set_ylim(-0.03, 1.03)
         file = io.StringIO()
-        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        FigureCanvasSVG(figure).print_svg(file, metadata=no_metadata)
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
     return _inline(file.getvalue())
+
+
+def _draw(axes: Any, points: NDArray[np.float64]) -> None:
+    if len(points) > _MAX_POINTS:
+        buckets = np.array_split(points, _MAX_POINTS)
+        low = [bucket[:, 1].min() for bucket in buckets]
+        high = [bucket[:, 1].max() for bucket in buckets]
+        points = np.array([bucket.mean(axis=0) for bucket in buckets])
+        axes.fill_between(points[:, 0], low, high, color=_ACCENT, alpha=0.2, linewidth=0)
+    marker = "o" if len(points) <= 20 else ""
+    axes.plot(points[:, 0], points[:, 1], color=_ACCENT, linewidth=1.4, marker=marker, ms=3)
+
+
+def _inline(svg: str) -> str:
+    """What may stand within HTML: no document type, no ids that repeat, the page's font."""
+    svg = svg[svg.index("<svg ") :]
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would apply to the page
+    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
+    svg = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', ' role="img"', svg, count=1)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg

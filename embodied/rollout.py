@@ -128,7 +128,7 @@ class ExpertActor:
         self._experts[slot] = self.choose(assignment)
 
     def observe(self, observation: Arrays, slots: Mask) -> None:
-        for slot in np.flatnonzero(slots):
+        for slot in np.flatnonzero(slots).tolist():
             self._actions[slot, 0] = self._experts[slot](observation["state"][slot])
 
     def plan(self, slots: Mask) -> NDArray[np.float32]:

@@ -71,7 +71,7 @@ class _Means:
 
     def add(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value + torch.zeros(())
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + value
         self.count += 1
 
     def flush(self, world: World) -> dict[str, float]:
@@ -115,6 +115,8 @@ class Trainer:
         found = checkpoint.latest(self.directory) if self.world.is_main else None
         self.world.barrier()  # the main process may have quarantined one
         found = found or checkpoint.latest(self.directory)
+        if self.world.is_main:
+            self.logger.resume(found.step if found else 0)
         if found is None:
             return
         state = found.documents["state"]
@@ -125,9 +127,7 @@ class Trainer:
         self._means.count = state["metrics"]
         checkpoint.restore_random_state(tensors["random"], state["random"])
         self.step = self._saved = found.step
-        if self.world.is_main:
-            self.logger.resume(found.step)
-            logger.info("resumed from %s", found.path)
+        logger.info("resumed from %s", found.path)
 
     def save(self) -> None:
         """Writes a checkpoint of the present step, unless it is there already."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from embodied_datasets import lerobot_info as header
 from embodied_datasets import lerobot_schema as schema
 
-_MAX_EPISODES = 10**7
-_MAX_DIM = 2**20
+_MAX_ROWS = 10**6
+_MAX_BYTES = 2**30
 _PLACES = ("chunk_index", "file_index")
 _FLAGS = ("success", "terminated", "truncated")
 
@@ -76,6 +76,19 @@ def open_table(path: Path, strings: Sequence[str] = ()) -> Any:
         ) from error
 
 
+def _read_table(path: Path, columns: Sequence[str], strings: Sequence[str]) -> Any:
+    """Reads columns of a metadata file, unless they are of unreasonable size."""
+    parquet = open_table(path, strings)
+    metadata = parquet.metadata
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    if metadata.num_rows > _MAX_ROWS or size > _MAX_BYTES:
+        raise ValueError(
+            f"{path} unpacks to {metadata.num_rows} rows of {size} bytes, more than {_MAX_ROWS} "
+            f"rows or {_MAX_BYTES} bytes; split the data set"
+        )
+    return parquet.read(list(columns))
+
+
 def read_catalog(root: Path) -> Catalog:
     """Reads the metadata of a finalised set, or else of one that is still being recorded."""
     if (root / schema.INFO_PATH).exists():
@@ -91,85 +104,18 @@ def read_catalog(root: Path) -> Catalog:
 def _final(root: Path) -> Catalog:
     path = schema.inside(root, schema.INFO_PATH)
     info = schema.read_json(path)
-    version = info.get("codebase_version")
-    if version != schema.CODEBASE_VERSION:
-        raise ValueError(
-            f"{path} has codebase_version {version!r}, expected {schema.CODEBASE_VERSION!r}; "
-            "convert the set with LeRobot's own conversion script"
-        )
-    features = _features(path, info)
-    cameras = _cameras(path, info)
+    header.check_version(path, info)
+    features = header.features(path, info)
+    cameras = header.cameras(path, info)
     files = sorted((root / "meta" / "episodes").rglob("*.parquet"))
     for file in files:
         schema.inside(root, str(file.relative_to(root)))
     tasks_path = schema.inside(root, schema.TASKS_PATH)
     entries = _entries(root, info, files, cameras)
     tasks = _tasks(tasks_path)
-    bounds = _bounds(path, info, features[schema.ACTION]["shape"][0])
+    bounds = header.action_bounds(path, info, features[schema.ACTION]["shape"][0])
     files = [path, tasks_path, *files]
-    return Catalog(root, _fps(path, info), features, cameras, bounds, tasks, entries, files)
-
-
-def _fps(path: Path, info: Mapping[str, Any]) -> float:
-    fps = info.get("fps")
-    if not isinstance(fps, int | float) or not math.isfinite(fps) or not 0 < fps <= 1e6:
-        raise ValueError(f"{path}: fps must be a positive number of Hz, got {fps!r}; correct it")
-    return float(fps)
-
-
-def _features(path: Path, info: Mapping[str, Any]) -> dict[str, schema.Feature]:
-    stored = info.get("features")
-    if not isinstance(stored, dict):
-        raise ValueError(f"{path}: features must be an object, got {stored!r}; restore the file")
-    names = [schema.STATE, schema.ACTION, schema.EXPERT_ACTION, schema.REWARD, schema.SUCCESS]
-    names += [schema.TIMESTAMP, "frame_index", "episode_index", "index", "task_index"]
-    features = {name: stored[name] for name in names if name in stored}
-    for name in (schema.STATE, schema.ACTION, schema.TIMESTAMP, "frame_index", "task_index"):
-        if name not in features:
-            raise ValueError(f"{path}: features lack {name!r}; this reader needs a set with it")
-    for name, feature in features.items():
-        shape = feature.get("shape") if isinstance(feature, dict) else None
-        one_dim = isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], int)
-        if not one_dim or not 0 < shape[0] <= _MAX_DIM:
-            raise ValueError(
-                f"{path}: feature {name!r} must have a shape of one number in [1, {_MAX_DIM}], "
-                f"got {shape!r}; flatten it"
-            )
-    floats = (schema.STATE, schema.ACTION, schema.EXPERT_ACTION, schema.REWARD, schema.TIMESTAMP)
-    dtypes = {name: "float32" if name in floats else "int64" for name in features}
-    dtypes[schema.SUCCESS] = "bool"
-    return {name: feature | {"dtype": dtypes[name]} for name, feature in features.items()}
-
-
-def _cameras(path: Path, info: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    cameras = {}
-    for name, feature in info["features"].items():
-        if not isinstance(feature, dict) or feature.get("dtype") not in ("video", "image"):
-            continue
-        shape = feature.get("shape")
-        sides = isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape)
-        if feature["dtype"] == "image" or not sides or len(shape) != 3 or shape[2] != 3:
-            raise ValueError(
-                f"{path}: camera {name!r} has dtype {feature['dtype']!r} and shape {shape!r}; "
-                "only videos of shape [h, w, 3] are read: convert it to video, or remove it"
-            )
-        cameras[name.removeprefix(schema.IMAGES)] = (shape[0], shape[1])
-    return cameras
-
-
-def _bounds(
-    path: Path, info: Mapping[str, Any], action_dim: int
-) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    if "action_low" not in info and "action_high" not in info:
-        return None
-    low, high = info.get("action_low"), info.get("action_high")
-    for name, bound in (("action_low", low), ("action_high", high)):
-        numbers = isinstance(bound, list) and all(isinstance(x, int | float) for x in bound)
-        if not numbers or len(bound) != action_dim or not all(map(math.isfinite, bound)):
-            raise ValueError(
-                f"{path}: {name} must hold {action_dim} finite numbers, got {bound!r}; correct it"
-            )
-    return tuple(low or ()), tuple(high or ())
+    return Catalog(root, header.fps(path, info), features, cameras, bounds, tasks, entries, files)
 
 
 def _column(path: Path, table: Any, name: str) -> list[Any]:
@@ -191,8 +137,9 @@ def _tasks(path: Path) -> list[str]:
     texts = [f.name for f in arrow_schema if pa.types.is_string(f.type) or _is_large(f.type)]
     if len(texts) != 1:
         raise ValueError(f"{path} must have one column of texts, found {texts}; fetch it again")
-    table = open_table(path, texts).read([*texts, "task_index"])
-    tasks = dict(zip(_column(path, table, "task_index"), _column(path, table, texts[0])))
+    table = _read_table(path, [*texts, "task_index"], texts)
+    numbers, words = _column(path, table, "task_index"), _column(path, table, texts[0])
+    tasks = dict(zip(numbers, words, strict=True))
     if sorted(tasks) != list(range(len(tasks))):
         raise ValueError(f"{path}: task_index must count from 0 without gaps; fetch it again")
     return [tasks[i] for i in range(len(tasks))]
@@ -233,13 +180,10 @@ def _read_episodes(path: Path, cameras: Mapping[str, Any]) -> Any:
     # Other people's columns of the same names may hold other things.
     names += [name for name in _FLAGS if kinds.get(name) == pa.bool_()]
     texts = ["info"] if kinds.get("info") == pa.string() else []
-    parquet = open_table(path, texts)
-    if parquet.metadata.num_rows > _MAX_EPISODES:
-        raise ValueError(f"{path} lists more than {_MAX_EPISODES} episodes; split the set")
     missing = sorted(set(names) - kinds.keys())
     if missing:
         raise ValueError(f"{path} lacks the columns {missing}; fetch it again")
-    return parquet.read([*names, *texts])
+    return _read_table(path, [*names, *texts], texts)
 
 
 def _video_key(camera: str, names: Iterable[str]) -> str:
@@ -309,8 +253,7 @@ def _incoming(root: Path) -> Catalog:
                 videos=videos,
             )
         )
-    dims = (recording["state_dim"], recording["action_dim"])
-    features = schema.frame_features(dims, columns)
+    features = schema.frame_features(recording["state_dim"], recording["action_dim"], columns)
     bounds = (tuple(recording["action_low"]), tuple(recording["action_high"]))
     files = [root / schema.RECORDING_PATH]
     return Catalog(root, recording["rate_hz"], features, cameras, bounds, (), entries, files)

@@ -38,34 +38,32 @@ class Recorded:
     @classmethod
     def read(cls, path: Path) -> Recorded:
         """Reads an incoming file, which this project wrote."""
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()
         return cls(path, table, json.loads(table.schema.metadata[schema.METADATA_KEY]))
 
 
-def compact(incoming: Path, target: Path, recording: Mapping[str, Any], spec: Spec) -> None:
+def compact(incoming: Path, target: Path, spec: Spec, robot_type: str | None) -> None:
     """Writes all incoming episodes into the new folder `target`, sorted by key.
 
-    `recording` holds `robot_type` and `codec`. Raises ValueError if there are no episodes, or if
-    their columns differ.
+    Raises ValueError if there are no episodes, or if their columns differ.
     """
     episodes = [Recorded.read(path) for path in schema.recorded(incoming)]
     _check_alike(incoming, episodes)
     tasks = list(dict.fromkeys(episode.facts["instruction"] for episode in episodes))
     tables = _number(episodes, tasks)
-    features = schema.frame_features(spec, tables[0].column_names)
-    rows = [_row(i, episode, table) for i, (episode, table) in enumerate(zip(episodes, tables))]
+    features = schema.frame_features(spec.state_dim, spec.action_dim, tables[0].column_names)
+    pairs = zip(episodes, tables, strict=True)
+    rows = [_row(i, episode, table) for i, (episode, table) in enumerate(pairs)]
 
     _write_data(target, episodes, tables, features, rows)
     _write_videos(target, episodes, spec, rows)
     stats = _add_stats(episodes, tables, features, spec, rows)
     features |= {
-        schema.IMAGES + camera: schema.video_feature(
-            shape, spec.rate_hz, lerobot_video.describe(recording["codec"])
-        )
+        schema.IMAGES + camera: schema.video_feature(shape, spec.rate_hz, lerobot_video.describe())
         for camera, shape in spec.cameras.items()
     }
     _write_meta(target, rows, stats, tasks)
-    info = _info(spec, features, rows, len(tasks), recording["robot_type"])
+    info = _info(spec, features, rows, len(tasks), robot_type)
     schema.write_json(target / schema.INFO_PATH, info)
 
 

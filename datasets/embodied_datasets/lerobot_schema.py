@@ -14,8 +14,6 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from embodied.structs import Spec
-
 CODEBASE_VERSION = "v3.0"
 INFO_PATH = "meta/info.json"
 STATS_PATH = "meta/stats.json"
@@ -53,12 +51,12 @@ def _feature(dtype: str, shape: Iterable[int], names: list[str] | None = None) -
     return {"dtype": dtype, "shape": list(shape), "names": names}
 
 
-def frame_features(spec: Spec, columns: Iterable[str]) -> dict[str, Feature]:
-    """The features of the named Parquet columns, in LeRobot's order, for episodes of this spec."""
+def frame_features(state_dim: int, action_dim: int, columns: Iterable[str]) -> dict[str, Feature]:
+    """The features of the named columns of a data file, in LeRobot's order."""
     known = {
-        STATE: _feature("float32", (spec.state_dim,)),
-        ACTION: _feature("float32", (spec.action_dim,)),
-        EXPERT_ACTION: _feature("float32", (spec.action_dim,)),
+        STATE: _feature("float32", (state_dim,)),
+        ACTION: _feature("float32", (action_dim,)),
+        EXPERT_ACTION: _feature("float32", (action_dim,)),
         REWARD: _feature("float32", (1,)),
         DONE: _feature("bool", (1,)),
         SUCCESS: _feature("bool", (1,)),
@@ -101,7 +99,8 @@ def from_column(column: Any, feature: Feature) -> NDArray[Any]:
             f"holds {len(values) - values.null_count} values in {rows} rows, "
             f"but info.json gives it shape [{size}]"
         )
-    array = values.to_numpy(zero_copy_only=False).astype(feature["dtype"], copy=False)
+    array: NDArray[Any] = values.to_numpy(zero_copy_only=False)
+    array = array.astype(feature["dtype"], copy=False)
     return array if size == 1 else array.reshape(rows, size)
 
 

@@ -44,7 +44,7 @@ def histogram(frames: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def image_stats(counts: NDArray[np.int64], num_frames: int) -> Stats:
-    """Statistics of a (3, 256) histogram on a [0, 1] scale, each (3, 1, 1); count is (1,) frames."""
+    """Statistics of a (3, 256) histogram on a [0, 1] scale, each (3, 1, 1); count is (1,)."""
     levels = np.arange(256) / 255.0
     weights = counts / counts.sum(1, keepdims=True)
     mean = weights @ levels

@@ -8,20 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Codec = Literal["h264", "av1"]
-
-_ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
 # A keyframe at every second frame keeps random access cheap, as in LeRobot. Without B-frames the
 # packets lie in order of display, so that episodes can be joined by shifting their times.
-_OPTIONS = {
-    "h264": {"crf": "18", "preset": "veryfast", "bf": "0"},
-    "av1": {"crf": "30", "preset": "10", "svtav1-params": "pred-struct=1"},
-}
+_OPTIONS = {"crf": "18", "preset": "veryfast", "bf": "0"}
 _KEYFRAME_INTERVAL = 2
 _MAX_PIXELS = 16 * 10**6
 
@@ -39,24 +33,24 @@ def rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def describe(codec: Codec) -> dict[str, Any]:
+def describe() -> dict[str, Any]:
     """What a video feature's `info` tells about the encoding."""
     return {
-        "video.codec": codec,
+        "video.codec": "h264",
         "video.pix_fmt": "yuv420p",
         "video.g": _KEYFRAME_INTERVAL,
-        "video.crf": int(_OPTIONS[codec]["crf"]),
+        "video.crf": int(_OPTIONS["crf"]),
     }
 
 
-def encode(path: Path, frames: NDArray[np.uint8], fps: float, codec: Codec) -> None:
-    """Writes (L, h, w, 3) RGB frames as a video; h and w must be even."""
+def encode(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
+    """Writes (L, h, w, 3) RGB frames as H.264, which plays everywhere; h and w must be even."""
     av = _av()
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise ValueError(f"a video needs even sides, got {height} x {width}; crop or resize it")
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(_ENCODERS[codec], rate=rate(fps), options=_OPTIONS[codec])
+        stream = container.add_stream("libx264", rate=rate(fps), options=_OPTIONS)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.codec_context.gop_size = _KEYFRAME_INTERVAL
         stream.codec_context.thread_count = 1  # the bytes must not depend on the machine's cores

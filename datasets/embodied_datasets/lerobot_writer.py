@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -28,7 +27,7 @@ from embodied.structs import Episode, Spec
 from embodied_datasets import lerobot_schema as schema
 from embodied_datasets.lerobot_compact import compact
 from embodied_datasets.lerobot_stats import histogram
-from embodied_datasets.lerobot_video import Codec, encode
+from embodied_datasets.lerobot_video import encode
 
 _LOCK = ".lock"
 _UNFINISHED = ".staging-unfinished"
@@ -43,7 +42,6 @@ class LeRobotWriter:
         root: the data set's folder, new or left by an earlier writer.
         spec: sizes, bounds, cameras and control rate of every episode.
         robot_type: LeRobot's name of the robot, if it has one.
-        codec: the encoding of all videos; "h264" plays everywhere, "av1" is smaller and slower.
 
     Raises ValueError if the folder belongs to something else or was recorded with another spec,
     BlockingIOError if another writer is at work in it.
@@ -55,12 +53,10 @@ class LeRobotWriter:
         *,
         spec: Spec,
         robot_type: str | None = None,
-        codec: Codec = "h264",
     ) -> None:
         self.root = Path(root)
         self.spec = spec
-        self.codec = codec
-        self._recording = {"robot_type": robot_type, "codec": codec} | dataclasses.asdict(spec)
+        self._recording = {"robot_type": robot_type} | dataclasses.asdict(spec)
         self._lock = _lock(self.root)
         try:
             _recover(self.root)
@@ -93,14 +89,14 @@ class LeRobotWriter:
         """Writes a finished episode; on return it is on disk for good. An old key is replaced."""
         if self.is_final:
             raise ValueError(f"{self.root} is finalised; record {key!r} into another folder")
-        record(self.incoming, key, episode, spec=self.spec, codec=self.codec)
+        record(self.incoming, key, episode, spec=self.spec)
 
     def finalize(self) -> None:
         """Turns all episodes into LeRobot's layout, sorted by key; nothing is left to do twice."""
         if self.is_final:
             return
         shutil.rmtree(self.root / _UNFINISHED, ignore_errors=True)
-        compact(self.incoming, self.root / _UNFINISHED, self._recording, self.spec)
+        compact(self.incoming, self.root / _UNFINISHED, self.spec, self._recording["robot_type"])
         (self.root / _UNFINISHED).rename(self.root / _STAGING)
         _recover(self.root)
 
@@ -138,28 +134,27 @@ class LeRobotWriter:
             schema.write_json(path, wanted)
 
 
-def record(
-    incoming: Path, key: str, episode: Episode, *, spec: Spec, codec: Codec = "h264"
-) -> None:
+def record(incoming: Path, key: str, episode: Episode, *, spec: Spec) -> None:
     """Writes one episode into the `incoming` folder of a writer that the caller, or its parent
     process, keeps open.
 
     The last step of a successful episode gets `next.success`; `info` must be JSON-able.
     """
+    episode = dataclasses.replace(episode, images=dict(episode.images))  # decodes lazy ones once
     _check(key, episode, spec)
     facts = _facts(key, episode)
     for camera, frames in episode.images.items():
-        _write_video(incoming / camera / f"{key}.mp4", frames, spec.rate_hz, codec)
+        _write_video(incoming / camera / f"{key}.mp4", frames, spec.rate_hz)
     columns = _columns(episode, spec.rate_hz)
-    features = schema.frame_features(spec, columns)
+    features = schema.frame_features(spec.state_dim, spec.action_dim, columns)
     arrays = [schema.to_column(columns[name], feature) for name, feature in features.items()]
     table = pa.Table.from_arrays(arrays, names=list(features))
     table = table.replace_schema_metadata({schema.METADATA_KEY: json.dumps(facts).encode()})
     schema.write_atomically(incoming / f"{key}.parquet", lambda path: pq.write_table(table, path))
 
 
-def _write_video(path: Path, frames: NDArray[np.uint8], rate_hz: float, codec: Codec) -> None:
-    schema.write_atomically(path, lambda temporary: encode(temporary, frames, rate_hz, codec))
+def _write_video(path: Path, frames: NDArray[np.uint8], rate_hz: float) -> None:
+    schema.write_atomically(path, lambda temporary: encode(temporary, frames, rate_hz))
 
 
 def _columns(episode: Episode, rate_hz: float) -> dict[str, NDArray[Any]]:
@@ -209,9 +204,15 @@ def _check(key: str, episode: Episode, spec: Spec) -> None:
         "expert_action": (episode.expert_action, (length, spec.action_dim)),
         "reward": (episode.reward, (length,)),
     }
-    for camera in spec.cameras.keys() | episode.images.keys():
-        shape = (length, *spec.cameras.get(camera, ()), 3)
-        wanted[f"images[{camera!r}]"] = (episode.images.get(camera, np.empty(0)), shape)
+    if episode.images.keys() != spec.cameras.keys():
+        raise ValueError(
+            f"images of episode {key!r} must be of the spec's cameras {sorted(spec.cameras)}, "
+            f"got {sorted(episode.images)}"
+        )
+    for camera, frames in episode.images.items():
+        wanted[f"images[{camera!r}]"] = (frames, (length, *spec.cameras[camera], 3))
+        if frames.dtype != np.uint8:
+            raise ValueError(f"images[{camera!r}] of episode {key!r} must be uint8")
     if not length:
         raise ValueError(f"episode {key!r} has no steps; an episode needs at least one")
     for name, (values, shape) in wanted.items():

@@ -37,7 +37,7 @@ def warmup_cosine(step: int, *, warmup: int, total: int, floor: float = 0.0) -> 
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """"auto" is bfloat16 where matrix units for it exist (CUDA Ampere on, CPUs with AMX)."""
+    """ "auto" is bfloat16 where matrix units for it exist (CUDA Ampere on, CPUs with AMX)."""
     if precision == "auto":
         fast = (
             torch.cuda.is_bf16_supported(including_emulation=False)
@@ -116,7 +116,9 @@ class BC(Algorithm):
     def _loss(self, batch: Batch, step: int, part: int) -> tuple[Tensor, Metrics]:
         rows = len(batch.action)
         if rows % self.accumulate:
-            raise ValueError(f"{rows} rows on each process cannot be cut into {self.accumulate} parts")
+            raise ValueError(
+                f"{rows} rows on each process cannot be cut into {self.accumulate} parts"
+            )
         size = rows // self.accumulate
         noise = BatchNoise(
             seeded(self.seed, step, self.world.device),
@@ -142,15 +144,23 @@ class BC(Algorithm):
 
     def inference_state(self) -> dict[str, Tensor]:
         with self.ema.applied():
-            return {k: v.clone() for k, v in get_model_state_dict(self.policy, options=_FULL).items()}  # type: ignore[union-attr]
+            return {name: x.clone() for name, x in self._parameters().items()}
+
+    def _parameters(self) -> dict[str, Tensor]:
+        found = get_model_state_dict(self.policy, options=_FULL)
+        return {name: x for name, x in found.items() if isinstance(x, Tensor)}
 
     def state_dict(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         optimizer = get_optimizer_state_dict(self.policy, self.optimizer, options=_FULL)
-        tensors = {k: v for k, v in optimizer.items() if isinstance(v, Tensor)}
-        values = {k: v for k, v in optimizer.items() if not isinstance(v, Tensor)}
-        parameters = get_model_state_dict(self.policy, options=_FULL)
+        tensors: dict[str, Tensor] = {}
+        values: dict[str, Any] = {}
+        for name, value in optimizer.items():
+            if isinstance(value, Tensor):
+                tensors[name] = value
+            else:
+                values[name] = value
         return (
-            {"parameters": dict(parameters), "optimizer": tensors},  # type: ignore[arg-type]
+            {"parameters": self._parameters(), "optimizer": tensors},
             {"optimizer": values, "ema_updates": self.ema.num_updates},
         )
 

@@ -82,7 +82,9 @@ class Windows:
         if cache is None:
             columns = _fill(rows, total, np.empty)
         else:
-            key = hashlib.sha256(f"{episodes.fingerprint}/{label}/{total}".encode()).hexdigest()[:16]
+            key = hashlib.sha256(f"{episodes.fingerprint}/{label}/{total}".encode()).hexdigest()[
+                :16
+            ]
             columns = _map_columns(rows, total, cache / key)
         tensors = {name: torch.from_numpy(array) for name, array in columns.items()}
         return cls(tensors, lengths, [episode.instruction for episode in chosen])
@@ -135,9 +137,7 @@ def _fill(
     return columns
 
 
-def _map_columns(
-    rows: Iterable[Mapping[str, Array]], total: int, folder: Path
-) -> dict[str, Array]:
+def _map_columns(rows: Iterable[Mapping[str, Array]], total: int, folder: Path) -> dict[str, Array]:
     done = folder / "columns.json"
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,8 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, observation: Observation, condition: Condition) -> Tensor: ...
 
-    def fit_normalizers(self, observation: Observation) -> None:
-        """Takes input statistics from training data, N rows with T = 1."""
+    def fit_normalizers(self, observation: Observation, condition: Condition) -> None:
+        """Takes input statistics: N observations with T = 1, and the distinct conditions."""
 
 
 def blank_absent(tokens: Tensor, absent: Tensor, present: Tensor | None) -> Tensor:

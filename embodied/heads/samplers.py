@@ -38,7 +38,8 @@ def karras(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0)
     """Evenly spaced in sigma^(1/rho) (Karras et al. 2022, Eq. 5)."""
     ramp = torch.linspace(0, 1, num_steps)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    return _end_in_zero((high + ramp * (low - high)) ** rho)
+    sigmas: Tensor = (high + ramp * (low - high)) ** rho
+    return _end_in_zero(sigmas)
 
 
 def _slope(denoise: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
@@ -72,9 +73,9 @@ def heun(denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
     for i, (sigma, next_sigma) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
         slope = _slope(denoise, x, sigma)
         euler_x = x + (next_sigma - sigma) * slope
-        if i == last:  # the slope at sigma = 0 does not exist
-            return euler_x
-        x = x + (next_sigma - sigma) * (slope + _slope(denoise, euler_x, next_sigma)) / 2
+        if i < last:  # the slope at sigma = 0 does not exist
+            slope = (slope + _slope(denoise, euler_x, next_sigma)) / 2
+        x = x + (next_sigma - sigma) * slope
     return x
 
 

@@ -29,8 +29,11 @@ class Policy(nn.Module, ABC):
         """Action chunks (B, H, A), environment units, within the spec's bounds."""
 
     @abstractmethod
-    def fit_normalizers(self, observation: Observation, action: Tensor) -> None:
-        """Takes statistics from training data: N rows with T = 1, and (N, A) actions."""
+    def fit_normalizers(
+        self, observation: Observation, condition: Condition, action: Tensor
+    ) -> None:
+        """Takes statistics of training data: N observations with T = 1, the distinct conditions
+        and (N, A) actions."""
 
     def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         return self.loss(batch, noise=noise)

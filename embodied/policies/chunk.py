@@ -52,8 +52,10 @@ class ChunkPolicy(Policy):
     action_low: Tensor
     action_high: Tensor
 
-    def fit_normalizers(self, observation: Observation, action: Tensor) -> None:
-        self.encoder.fit_normalizers(observation)
+    def fit_normalizers(
+        self, observation: Observation, condition: Condition, action: Tensor
+    ) -> None:
+        self.encoder.fit_normalizers(observation, condition)
         self.action_normalizer.fit(action)
 
     def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:

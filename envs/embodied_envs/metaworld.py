@@ -7,33 +7,22 @@ index, and an unstable simulation is reported instead of being silently reset.
 
 from __future__ import annotations
 
-import difflib
 import warnings
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
 from embodied.suites import Expert, Texts
-from embodied_envs.metaworld_goals import ALL_TASKS, BENCHMARKS, NUM_GOALS, goal_vectors
-from embodied_envs.metaworld_simulator import aim, build_simulator, working_model
+from embodied_envs.metaworld_env import FULL_DIM, MetaWorldEnv
+from embodied_envs.metaworld_goals import ALL_TASKS, BENCHMARKS, NUM_GOALS, check_choice
+from embodied_envs.metaworld_simulator import library_policy
 from embodied_envs.metaworld_text import TEXTS
 
-if TYPE_CHECKING:
-    import mujoco
-    from metaworld.sawyer_xyz_env import SawyerXYZEnv
-
-    from embodied_envs.rendering import FrameRenderer
+__all__ = ["CAMERAS", "MetaWorld", "MetaWorldEnv"]
 
 CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV")
-FULL_DIM = 39  # 18 of this step, 18 of the step before, 3 of the goal
-PROPRIOCEPTION_DIM = 4  # the hand's xyz in m and the gripper's opening in [0, 1]
-_OPTIONS = ("task", "goal", "benchmark_seed", "instruction")
-
-Observations = dict[str, Any]  # of arrays; gymnasium types a Dict space so
 
 
 @dataclass(frozen=True)
@@ -64,6 +53,90 @@ class MetaWorld:
     image_size: tuple[int, int] = (84, 84)
     reward_version: Literal["v1", "v2"] = "v2"
 
-    num_goals: int = NUM_GOALS
-    max_steps: int = 500
-    rate_hz: float = 80.0
+    def __post_init__(self) -> None:
+        check_choice("benchmark", self.benchmark, ("MT1", "ML1", *BENCHMARKS))
+        check_choice("observation", self.observation, ("state", "pixels", "mixed"))
+        check_choice("reward_version", self.reward_version, ("v1", "v2"))
+        self._check_task_and_split()
+        cameras, size = tuple(self.cameras), tuple(self.image_size)
+        for camera in cameras:
+            check_choice("camera", camera, CAMERAS)
+        if not cameras:
+            raise ValueError(f"cameras is empty: name at least one of {', '.join(CAMERAS)}")
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"image_size must be (h, w), both 1 pixel or more, got {size}")
+        object.__setattr__(self, "cameras", cameras)  # a configuration file gives lists
+        object.__setattr__(self, "image_size", size)
+        if self.goal_visible is None:
+            object.__setattr__(self, "goal_visible", self.benchmark.startswith("MT"))
+
+    def _check_task_and_split(self) -> None:
+        if self.benchmark in ("MT1", "ML1"):
+            if self.task is None:
+                raise ValueError(f"task is None: {self.benchmark} needs one, such as 'reach-v3'")
+            check_choice("task", self.task, ALL_TASKS)
+        elif self.task is not None:
+            raise ValueError(
+                f"task is {self.task!r}, but {self.benchmark} has its own tasks: leave task out, "
+                "or choose benchmark MT1 or ML1"
+            )
+        check_choice("split", self.split, ("train", "test"))
+        if self.split == "test" and self.benchmark.startswith("MT"):
+            raise ValueError(f"split is 'test', but {self.benchmark} has only 'train'; ML has both")
+
+    @property
+    def name(self) -> str:
+        parts = [self.benchmark]
+        if self.task is not None:
+            parts.append(self.task)
+        if self.benchmark.startswith("ML"):
+            parts.append(self.split)
+        return "/".join(parts)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of the benchmark's split, in the library's order."""
+        return BENCHMARKS[self.benchmark][self.split] if self.task is None else (self.task,)
+
+    @property
+    def num_goals(self) -> int:
+        return NUM_GOALS
+
+    @property
+    def max_steps(self) -> int:
+        return 500
+
+    @property
+    def rate_hz(self) -> float:
+        return 80.0
+
+    def texts(self, task: str) -> Texts:
+        """The wordings of a task."""
+        check_choice("task", task, self.tasks)
+        return TEXTS[task]
+
+    def make_env(self, *, render_size: tuple[int, int] | None = None) -> MetaWorldEnv:
+        """An environment that can run every task; `render_size` is (h, w) in pixels."""
+        return MetaWorldEnv(self, render_size)
+
+    def expert(self, task: str) -> Expert:
+        """The library's scripted policy: full observations (39,) to actions (4,) in [-1, 1].
+
+        It keeps no state between steps. Feed it `MetaWorldEnv.full_observation`, which has the
+        goal even where the policy may not see it.
+        """
+        check_choice("task", task, self.tasks)
+        policy = library_policy(task)
+
+        def act(observation: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+            if observation.shape != (FULL_DIM,):
+                raise ValueError(
+                    f"the expert needs the full observation, ({FULL_DIM},), got "
+                    f"{observation.shape}: give it the environment's full_observation"
+                )
+            with warnings.catch_warnings():  # it tells at each step that it relies on clipping
+                warnings.simplefilter("ignore")
+                action = policy.get_action(np.asarray(observation, np.float64))
+            return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+        return act

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    import mujoco
+    import mujoco  # type: ignore[import-untyped]
+    from metaworld.policies.policy import Policy
     from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
 CHANGED_BY_RESET = ("body_pos", "site_pos")
@@ -26,6 +29,8 @@ class Prepared:
     """Mixed into a task's class: takes a finished model instead of compiling the XML."""
 
     prepared_model: mujoco.MjModel
+    model: mujoco.MjModel
+    data: mujoco.MjData
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         import mujoco
@@ -33,15 +38,65 @@ class Prepared:
         return self.prepared_model, mujoco.MjData(self.prepared_model)
 
 
-def library_class(task: str) -> type[SawyerXYZEnv]:
-    """The library's class of a task. Chooses the rendering backend before MuJoCo is imported."""
-    from embodied_envs.rendering import choose_backend
+class Lean(Prepared):
+    """Also computes the library's steps faster, with the same results to the last bit."""
 
-    choose_backend()
+    _get_pos_objects: Callable[[], NDArray[np.float64]]
+    _get_quat_objects: Callable[[], NDArray[np.float64]]
+
+    def _step_mujoco_simulation(self, ctrl: Sequence[float], n_frames: int) -> None:
+        import mujoco
+
+        # without mj_rnePostConstraint: nothing in Meta-World reads what it computes
+        self.data.ctrl[:] = ctrl
+        mujoco.mj_step(self.model, self.data, nstep=n_frames)
+
+    def touching_object(self, object_geom_id: int) -> bool:
+        pairs = self.data.contact.geom
+        touched = (pairs == object_geom_id).any(1)
+        return all(
+            sum(self.data.efc_force[self.data.contact.efc_address[touched & (pairs == pad).any(1)]])
+            > 0
+            for pad in (self.data.geom("leftpad_geom").id, self.data.geom("rightpad_geom").id)
+        )
+
+    def _get_curr_obs_combined_no_goal(self) -> NDArray[np.float64]:
+        data, observation = self.data, np.zeros(18)
+        observation[:3] = data.body("hand").xpos
+        opening = float(np.linalg.norm(data.body("rightclaw").xpos - data.body("leftclaw").xpos))
+        observation[3] = min(max(opening / 0.1, 0.0), 1.0)
+        positions, quaternions = self._get_pos_objects(), self._get_quat_objects()
+        for index in range(len(positions) // 3):
+            start = 4 + 7 * index
+            observation[start : start + 3] = positions[3 * index : 3 * index + 3]
+            observation[start + 3 : start + 7] = quaternions[4 * index : 4 * index + 4]
+        return observation
+
+
+def library_class(task: str) -> type[SawyerXYZEnv]:
+    """The library's class of a task. The first call imports MuJoCo."""
+    _log_warnings()
     from metaworld.env_dict import ENV_CLS_MAP
 
     found: type[SawyerXYZEnv] = ENV_CLS_MAP[task]
     return found
+
+
+def library_policy(task: str) -> Policy:
+    """The library's scripted policy of a task; it keeps no state between steps."""
+    library_class(task)  # the policies' package imports MuJoCo as well
+    from metaworld.policies import ENV_POLICY_MAP
+
+    build: Callable[[], Policy] = ENV_POLICY_MAP[task]
+    return build()
+
+
+def _log_warnings() -> None:
+    """Sends MuJoCo's warnings to the log; it would write MUJOCO_LOG.TXT where the user works."""
+    import mujoco
+
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(logging.getLogger(__name__).warning)
 
 
 @functools.cache
@@ -62,7 +117,7 @@ def restore_model(task: str, model: mujoco.MjModel) -> None:
 
 
 @functools.cache
-def _mixed(task: str, mixin: type) -> type[Any]:
+def _mixed(task: str, mixin: Any) -> Any:
     return type(mixin.__name__, (mixin, library_class(task)), {})
 
 
@@ -71,11 +126,11 @@ def build_simulator(
     model: mujoco.MjModel,
     *,
     reward_version: str = "v2",
-    mixin: type[Prepared] = Prepared,
+    mixin: type[Prepared] = Lean,
 ) -> SawyerXYZEnv:
     """The library's simulator of a task, new but for its working model, which is restored."""
     restore_model(task, model)
-    cls = _mixed(task, mixin)
+    cls = _mixed(task, cast(Hashable, mixin))
     simulator: SawyerXYZEnv = cls.__new__(cls)
     simulator.prepared_model = model  # type: ignore[attr-defined]
     simulator.__init__(reward_function_version=reward_version)  # type: ignore[misc]
@@ -89,3 +144,44 @@ def aim(simulator: SawyerXYZEnv, vector: NDArray[np.float64]) -> None:
     simulator._last_rand_vec = vector.copy()
     simulator._partially_observable = False
     del simulator.sawyer_observation_space  # its bounds are computed anew, with the goal's
+
+
+def hide_goal_markers(model: mujoco.MjModel) -> None:
+    """Makes the drawn targets transparent; their names all contain "goal"."""
+    for index in range(model.nsite):
+        if "goal" in model.site(index).name:
+            model.site_rgba[index, 3] = 0.0
+
+
+class VitalSigns(NamedTuple):
+    """What tells that a simulation went on undisturbed: its clock in s and its warnings."""
+
+    time: float
+    warnings: tuple[int, ...]
+
+
+_RENDERERS_WARNING = 3  # mjWARN_VGEOMFULL: a full scene is no trouble of the simulation
+
+
+def vital_signs(data: mujoco.MjData) -> VitalSigns:
+    counts = data.warning.number.tolist()
+    counts[_RENDERERS_WARNING] = 0
+    return VitalSigns(data.time, tuple(counts))
+
+
+def _raised(before: VitalSigns, after: VitalSigns) -> list[str]:
+    import mujoco
+
+    pairs = enumerate(zip(before.warnings, after.warnings, strict=True))
+    return [mujoco.mjtWarning(kind).name for kind, (old, new) in pairs if new > old]
+
+
+def trouble(before: VitalSigns, after: VitalSigns, observation: NDArray[np.float64]) -> str | None:
+    """Why the step between two vital signs cannot be trusted, or None where it can."""
+    if after.warnings != before.warnings:
+        return f"MuJoCo warned of {', '.join(_raised(before, after))}"
+    if after.time <= before.time:
+        return f"the simulator's clock ran from {before.time:.4f} s back to {after.time:.4f} s"
+    if not np.isfinite(observation).all():
+        return f"the observation is not finite at {np.flatnonzero(~np.isfinite(observation))}"
+    return None

@@ -1,0 +1,297 @@
+"""Collecting demonstrations from a suite's scripted experts, in parallel and resumable.
+
+Noise is injected as in DART (Laskey et al. 2017, arXiv:1703.09327): the noisy action is executed
+and recorded as `action`, the expert's own is the label `expert_action`. Departing from the paper,
+the noise is isotropic and its level cycles over a schedule instead of being fitted to a learner.
+
+All that is random in an episode follows from the seed, its task and its number, so that the set is
+the same for any number of workers and after any number of interruptions.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+from tqdm import tqdm
+
+from embodied.structs import Spec
+from embodied.suites import Suite
+from embodied_datasets import lerobot_schema as schema
+from embodied_datasets.lerobot_catalog import read_catalog
+from embodied_datasets.lerobot_writer import LeRobotWriter, record
+from embodied_datasets.scripted_rollout import (
+    Job,
+    Settings,
+    UnstableError,
+    instructions,
+    run_episode,
+)
+
+_CONFIG = "collection.json"
+_MAX_ATTEMPTS = 20
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What `collect` leaves behind.
+
+    Attributes:
+        success_rate: task -> share of its own expert's episodes that solved it.
+        num_retries: how many unstable episodes were thrown away and run with another seed.
+    """
+
+    root: Path
+    num_episodes: int
+    success_rate: Mapping[str, float]
+    num_retries: int
+
+
+def collect(
+    suite: Suite,
+    root: str | Path,
+    *,
+    episodes_per_task: int,
+    benchmark_seed: int = 0,
+    noise: Sequence[float] = (0.0, 0.1, 0.2),
+    seed: int = 0,
+    steps_after_success: int = 10,
+    cross_instruction_fraction: float = 0.0,
+    cross_instruction_steps: int = 100,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Collection:
+    """Records a LeRobot data set of the suite's experts in `root`, or what is missing of it.
+
+    Failures are kept and marked. Instructions cycle over the canonical one and the paraphrases,
+    never the held-out ones.
+
+    Args:
+        episodes_per_task: of each task's own expert; episode i starts from goal i % num_goals.
+        benchmark_seed: the seed that the suite draws its goals with.
+        noise: standard deviations, environment units of the action; one per episode in turn.
+        steps_after_success: an episode ends this many steps after the first success.
+        cross_instruction_fraction: further episodes per task, as a share of `episodes_per_task`,
+            in which another task's expert acts and its instruction is given, so that the words and
+            not the scene decide. They have `info["expert"] != info["task"]` and no success.
+        cross_instruction_steps: their length.
+        workers: processes; None means one per core, and with 1 all runs in this process.
+
+    Raises ValueError if `root` was collected with other settings.
+    """
+    root = Path(root)
+    settings = Settings(
+        suite=suite,
+        benchmark_seed=benchmark_seed,
+        noise=tuple(noise),
+        seed=seed,
+        steps_after_success=steps_after_success,
+        cross_instruction_steps=cross_instruction_steps,
+    )
+    num_cross = round(cross_instruction_fraction * episodes_per_task)
+    _check_settings(settings, episodes_per_task, num_cross)
+    jobs = [
+        Job(task, number, cross)
+        for task in range(len(suite.tasks))
+        for cross, count in ((False, episodes_per_task), (True, num_cross))
+        for number in range(count)
+    ]
+    _check_config(root, _config(settings, episodes_per_task, num_cross))
+    if not (root / schema.INFO_PATH).exists():
+        _fill(root, settings, jobs, workers or _num_cores(), progress)
+    return _summary(root)
+
+
+def _check_settings(settings: Settings, episodes_per_task: int, num_cross: int) -> None:
+    if episodes_per_task < 1:
+        raise ValueError(f"episodes_per_task must be 1 or more, got {episodes_per_task}")
+    if not settings.noise or min(settings.noise) < 0:
+        raise ValueError(f"noise must list levels of 0 or more, got {settings.noise}")
+    if num_cross < 0 or (num_cross and len(settings.suite.tasks) < 2):
+        raise ValueError(
+            f"cross_instruction_fraction gives {num_cross} episodes per task for "
+            f"{len(settings.suite.tasks)} tasks; it needs 0 or more, and two tasks: set it to 0"
+        )
+
+
+def _config(settings: Settings, episodes_per_task: int, num_cross: int) -> dict[str, Any]:
+    suite = settings.suite
+    config = {
+        "suite": suite.name,
+        "instructions": {task: instructions(suite, task) for task in suite.tasks},
+        "num_goals": suite.num_goals,
+        "max_steps": suite.max_steps,
+        "rate_hz": suite.rate_hz,
+        "episodes_per_task": episodes_per_task,
+        "cross_instruction_episodes_per_task": num_cross,
+        **{name: value for name, value in vars(settings).items() if name != "suite"},
+    }
+    return dict(json.loads(json.dumps(config)))
+
+
+def _check_config(root: Path, config: Mapping[str, Any]) -> None:
+    path = root / _CONFIG
+    if not path.exists():
+        if (root / schema.INFO_PATH).exists():
+            raise ValueError(f"{root} holds a data set without {_CONFIG}; choose another folder")
+        schema.write_json(path, config)
+        return
+    found = schema.read_json(path)
+    differences = [
+        f"{name}: {found.get(name)} in the folder, {config.get(name)} now"
+        for name in sorted(found.keys() | config.keys())
+        if found.get(name) != config.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"{root} was collected with other settings; choose another folder, or use the same "
+            "settings to resume. " + "; ".join(differences)
+        )
+
+
+def _fill(
+    root: Path, settings: Settings, jobs: Sequence[Job], workers: int, progress: bool
+) -> None:
+    with LeRobotWriter(root, spec=_spec(settings.suite)) as writer:
+        if writer.is_final:  # completed by recovering from an interruption
+            return
+        done = writer.keys
+        missing = [job for job in jobs if job.key not in done]
+        start = functools.partial(_Recorder, settings, writer.spec, writer.incoming)
+        workers = min(workers, len(missing))
+        results = _in_processes(start, missing, workers) if workers > 1 else _here(start, missing)
+        finished = len(jobs) - len(missing)
+        with tqdm(total=len(jobs), initial=finished, unit="episode", disable=not progress) as bar:
+            for _ in results:
+                bar.update()
+        writer.finalize()
+
+
+def _here(start: Callable[[], _Recorder], jobs: Iterable[Job]) -> Iterator[None]:
+    recorder = start()
+    try:
+        for job in jobs:
+            recorder.run(job)
+            yield
+    finally:
+        recorder.env.close()
+
+
+def _in_processes(
+    start: Callable[[], _Recorder], jobs: Iterable[Job], workers: int
+) -> Iterator[None]:
+    context = multiprocessing.get_context("spawn")  # a simulator's threads do not survive a fork
+    with (
+        _single_threaded(),
+        ProcessPoolExecutor(workers, context, _start_worker, (start,)) as pool,
+    ):
+        futures: list[Future[None]] = [pool.submit(_run_in_worker, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_recorder: _Recorder | None = None  # a worker process builds its environment once
+
+
+def _start_worker(start: Callable[[], _Recorder]) -> None:
+    global _recorder
+    _recorder = start()
+
+
+def _run_in_worker(job: Job) -> None:
+    assert _recorder is not None
+    _recorder.run(job)
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Gives child processes one thread each for numerical libraries, which read this at start."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Recorder:
+    """Runs episodes one after the other in one environment."""
+
+    def __init__(self, settings: Settings, spec: Spec, incoming: Path) -> None:
+        self.env = settings.suite.make_env()
+        self._settings = settings
+        self._spec = spec
+        self._incoming = incoming
+
+    def run(self, job: Job) -> None:
+        """Records the job's episode, with another seed as long as the simulation breaks down."""
+        reason = ""
+        for attempt in range(_MAX_ATTEMPTS):
+            try:
+                episode = run_episode(self.env, self._settings, job, attempt)
+            except UnstableError as error:
+                reason = str(error)
+                _logger.warning("episode %s: %s; taking another seed", job.key, reason)
+            else:
+                return record(self._incoming, job.key, episode, spec=self._spec)
+        raise RuntimeError(
+            f"episode {job.key} was unstable {_MAX_ATTEMPTS} times, last: {reason}; "
+            "lower the noise or mend the task"
+        )
+
+
+def _spec(suite: Suite) -> Spec:
+    env = suite.make_env()
+    try:
+        spaces, action = env.observation_space, env.action_space
+        assert isinstance(spaces, gymnasium.spaces.Dict)
+        assert isinstance(action, gymnasium.spaces.Box)
+        shapes = {name: space.shape or () for name, space in spaces.items()}
+        return Spec(
+            state_dim=shapes.pop("state")[0],
+            action_dim=action.shape[0],
+            action_low=tuple(action.low.tolist()),
+            action_high=tuple(action.high.tolist()),
+            rate_hz=float(suite.rate_hz),
+            cameras={name: (shape[0], shape[1]) for name, shape in shapes.items()},
+        )
+    finally:
+        env.close()
+
+
+def _summary(root: Path) -> Collection:
+    entries = read_catalog(root).entries
+    solved: dict[str, list[bool]] = {}
+    num_retries = 0
+    for entry in entries:
+        info = json.loads(entry.info)
+        num_retries += info["retries"]
+        if info["expert"] == info["task"]:
+            solved.setdefault(info["task"], []).append(entry.flags["success"])
+    rates = {task: sum(flags) / len(flags) for task, flags in solved.items()}
+    return Collection(root, len(entries), rates, num_retries)

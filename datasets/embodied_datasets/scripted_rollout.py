@@ -1,0 +1,167 @@
+"""One scripted episode: what is asked of whom, and running it with noise on the actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from embodied.structs import Episode
+from embodied.suites import Assignment, Suite
+
+_Item = TypeVar("_Item")
+
+
+class UnstableError(RuntimeError):
+    """The simulation broke down."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all episodes of a collection share; `scripted.collect` explains the fields."""
+
+    suite: Suite
+    benchmark_seed: int
+    noise: tuple[float, ...]
+    seed: int
+    steps_after_success: int
+    cross_instruction_steps: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """The `number`-th episode of a task; in a `cross` episode another task's expert acts."""
+
+    task: int
+    number: int
+    cross: bool
+
+    @property
+    def key(self) -> str:
+        """Names the episode; keys sort by task."""
+        return f"{self.task:03d}-{'cross' if self.cross else 'own'}-{self.number:06d}"
+
+    def seeds(self, seed: int) -> list[int]:
+        """The job's own part of every seed, under the collection's `seed`."""
+        # NumPy pads seeds with zeros; the closing one keeps streams of different lengths apart.
+        return [seed, self.task, int(self.cross), self.number, 1]
+
+
+def run_episode(
+    env: gymnasium.Env[Any, Any], settings: Settings, job: Job, attempt: int
+) -> Episode:
+    """Runs a job; another `attempt` is the same job with another seed.
+
+    The expert sees the environment's `full_observation` where it has one, else the state. Raises
+    UnstableError if the simulation breaks down.
+    """
+    suite = settings.suite
+    assignment, expert_task, noise = _assign(settings, job, attempt)
+    limit = settings.cross_instruction_steps if job.cross else suite.max_steps
+    act = _noisy_expert(env, suite, expert_task, noise, assignment.seed)
+    options = {
+        "task": assignment.task,
+        "goal": assignment.goal,
+        "benchmark_seed": assignment.benchmark_seed,
+        "instruction": assignment.instruction,
+    }
+    observation, _ = env.reset(seed=assignment.seed, options=options)
+    observations, actions, labels, rewards = [], [], [], []
+    terminated, solved_at = False, None
+    for step in range(limit):
+        action, label = act(observation)
+        observations.append({name: np.array(value) for name, value in observation.items()})
+        actions.append(action)
+        labels.append(label)
+        observation, reward, terminated, truncated, info = env.step(action)
+        rewards.append(float(reward))
+        if info.get("unstable"):
+            raise UnstableError(info.get("reason", "unstable"))
+        if info["success"] and not job.cross and solved_at is None:
+            solved_at = step
+        rested = solved_at is not None and step - solved_at >= settings.steps_after_success
+        if terminated or truncated or rested:
+            break
+    return Episode(
+        state=np.stack([o["state"] for o in observations]).astype(np.float32),
+        action=np.stack(actions),
+        instruction=assignment.instruction,
+        reward=np.array(rewards, np.float32),
+        images={
+            name: np.stack([o[name] for o in observations])
+            for name in observations[0]
+            if name != "state"
+        },
+        expert_action=np.stack(labels),
+        success=solved_at is not None,
+        terminated=bool(terminated),
+        truncated=not terminated,
+        info={
+            "suite": suite.name,
+            "task": assignment.task,
+            "expert": expert_task,
+            "goal": assignment.goal,
+            "benchmark_seed": assignment.benchmark_seed,
+            "seed": assignment.seed,
+            "noise": noise,
+            "retries": attempt,
+        },
+    )
+
+
+def _noisy_expert(
+    env: gymnasium.Env[Any, Any], suite: Suite, task: str, noise: float, seed: int
+) -> Callable[[Mapping[str, Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """What maps observations to (the action to execute, the expert's own), each (A,)."""
+    space = env.action_space
+    assert isinstance(space, gymnasium.spaces.Box)
+    expert = suite.expert(task)
+    random = np.random.default_rng([seed, 1])  # not the environment's stream of the same seed
+
+    def act(
+        observation: Mapping[str, Any],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        view = getattr(env.unwrapped, "full_observation", observation["state"])
+        # Clipped first: experts that ask for far more than the bounds would drown the noise.
+        label = np.clip(expert(view), space.low, space.high).astype(np.float32)
+        noisy = label + noise * random.standard_normal(label.shape)
+        return np.clip(noisy, space.low, space.high).astype(np.float32), label
+
+    return act
+
+
+def _assign(settings: Settings, job: Job, attempt: int) -> tuple[Assignment, str, float]:
+    """The job's assignment, the task whose expert acts, and the level of the noise."""
+    suite = settings.suite
+    seeds = job.seeds(settings.seed)
+    seed = int(np.random.SeedSequence([*seeds, attempt + 1]).generate_state(1)[0])
+    task = suite.tasks[job.task]
+    others = [name for name in suite.tasks if name != task]
+    expert = others[seed % len(others)] if job.cross else task
+    stream = [settings.seed, job.task, 1 + job.cross]
+    assignment = Assignment(
+        task=task,
+        goal=job.number % suite.num_goals,
+        benchmark_seed=settings.benchmark_seed,
+        seed=seed,
+        instruction=_cycle(instructions(suite, expert), job.number, [*stream, 1]),
+    )
+    return assignment, expert, _cycle(settings.noise, job.number, [*stream, 2])
+
+
+def _cycle(items: Sequence[_Item], number: int, stream: Sequence[int]) -> _Item:
+    """Gives every item once per round, in an order drawn for each round, so that two cycles whose
+    lengths have a common factor still meet in all pairs."""
+    turn, place = divmod(number, len(items))
+    order = np.random.default_rng([*stream, turn, 1]).permutation(len(items))
+    return items[int(order[place])]
+
+
+def instructions(suite: Suite, task: str) -> list[str]:
+    """The wordings of a task that may be trained on."""
+    texts = suite.texts(task)
+    return [texts.canonical, *texts.paraphrases]

@@ -1,0 +1,185 @@
+"""The Meta-World simulator behind gymnasium's interface; `metaworld.MetaWorld` describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from embodied_envs.metaworld_goals import NUM_GOALS, check_choice, goal_vectors
+from embodied_envs.metaworld_simulator import (
+    VitalSigns,
+    aim,
+    build_simulator,
+    hide_goal_markers,
+    trouble,
+    vital_signs,
+    working_model,
+)
+from embodied_envs.metaworld_text import TEXTS
+from embodied_envs.rendering import FrameRenderer, choose_backend
+
+if TYPE_CHECKING:
+    import mujoco  # type: ignore[import-untyped]
+    from metaworld.sawyer_xyz_env import SawyerXYZEnv
+
+    from embodied_envs.metaworld import MetaWorld
+
+FULL_DIM = 39  # 18 of this step, 18 of the step before, 3 of the goal
+GOAL = slice(36, 39)
+PROPRIOCEPTION_DIM = 4  # the hand's xyz in m and the gripper's opening in [0, 1]
+OPTIONS = ("task", "goal", "benchmark_seed", "instruction")
+
+Observations = dict[str, Any]  # of arrays; gymnasium types a Dict space so
+
+
+class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
+    """The tasks of a `MetaWorld` suite, one episode at a time.
+
+    An episode is fixed by its options alone: nothing of an earlier one is left over, and within an
+    episode Meta-World draws nothing, so the seed decides only what the options leave open.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012  gymnasium's type
+
+    def __init__(self, suite: MetaWorld, render_size: tuple[int, int] | None = None) -> None:
+        self._suite = suite
+        self._render_size = render_size
+        if render_size is not None or suite.observation != "state":
+            choose_backend()  # before MuJoCo is imported
+        self.render_mode = None if render_size is None else "rgb_array"
+        self._cameras = () if suite.observation == "state" else suite.cameras
+        self._state_dim = PROPRIOCEPTION_DIM if suite.observation == "pixels" else FULL_DIM
+        spaces: dict[str, gymnasium.Space[Any]] = {
+            "state": gymnasium.spaces.Box(-np.inf, np.inf, (self._state_dim,), np.float32)
+        }
+        for camera in self._cameras:
+            spaces[camera] = gymnasium.spaces.Box(0, 255, (*suite.image_size, 3), np.uint8)
+        self.observation_space = gymnasium.spaces.Dict(spaces)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self._task: str | None = None
+        self._model: mujoco.MjModel | None = None
+        self._simulator: SawyerXYZEnv | None = None
+        self._vitals = VitalSigns(0.0, ())
+        self._running = False
+        self._full = np.zeros(FULL_DIM)
+        self._last: Observations = {}
+        self._renderers: dict[tuple[str, tuple[int, int]], FrameRenderer] = {}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observations, dict[str, Any]]:
+        """Starts an episode of the task and goal that the options name.
+
+        A task or goal left out is drawn with the seed; the benchmark seed defaults to 0 and the
+        instruction to the task's canonical one. The info holds all four, completed.
+        """
+        super().reset(seed=seed)
+        choice = self._checked(options or {})
+        suite, task = self._suite, choice["task"]
+        vectors = goal_vectors(
+            suite.benchmark, suite.split, suite.tasks, task, choice["benchmark_seed"]
+        )
+        self._simulator = build_simulator(
+            task, self._model_of(task), reward_version=suite.reward_version
+        )
+        aim(self._simulator, vectors[choice["goal"]])
+        self._full, _ = self._simulator.reset()
+        self._vitals = vital_signs(self._simulator.data)
+        self._running = True
+        return self._observe(), choice
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
+        """Moves for one control step of 12.5 ms; a move beyond [-1, 1] is clipped.
+
+        An unstable step, or an action that is not finite, truncates the episode: it returns the
+        last sound observation and no reward, and its info says the `reason`.
+        """
+        if self._simulator is None or not self._running:
+            raise RuntimeError("the episode is over or was never begun: call reset first")
+        action = np.asarray(action, np.float32)  # its type decides how the library rounds
+        if action.shape != (4,):
+            raise ValueError(f"action must have shape (4,), got {action.shape}")
+        if not np.isfinite(action).all():  # MuJoCo would silently reset itself
+            return self._abandon(f"the action is not finite: {action.tolist()}")
+        full, reward, _, truncated, info = self._simulator.step(action)
+        vitals = vital_signs(self._simulator.data)
+        reason = trouble(self._vitals, vitals, full)
+        if reason is not None:
+            return self._abandon(reason)
+        self._full, self._vitals, self._running = full, vitals, not truncated
+        facts = {"success": bool(info["success"]), "unstable": False}
+        return self._observe(), float(reward), False, truncated, facts
+
+    @property
+    def full_observation(self) -> NDArray[np.float64]:
+        """The library's (39,) vector with the goal, whatever the policy may see; for experts."""
+        return self._full.copy()
+
+    def render(self) -> NDArray[np.uint8]:
+        """What the first camera sees, (h, w, 3)."""
+        if self._render_size is None:
+            raise ValueError("render_size is None: give make_env(render_size=(h, w)) to render")
+        return self._frame(self._suite.cameras[0], self._render_size)
+
+    def close(self) -> None:
+        """Frees the renderers; a later reset starts anew."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+        self._task = self._model = self._simulator = None
+        self._running = False
+
+    def _abandon(self, reason: str) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
+        self._running = False
+        facts = {"success": False, "unstable": True, "reason": reason}
+        return self._last, 0.0, False, True, facts
+
+    def _observe(self) -> Observations:
+        state = self._full[: self._state_dim].astype(np.float32)
+        if not self._suite.goal_visible:
+            state[GOAL] = 0.0
+        images = {name: self._frame(name, self._suite.image_size) for name in self._cameras}
+        self._last = {"state": state, **images}
+        return self._last
+
+    def _frame(self, camera: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+        if self._simulator is None:
+            raise RuntimeError("there is nothing to see before the first reset: call reset")
+        if (camera, size) not in self._renderers:
+            self._renderers[camera, size] = FrameRenderer(self._model, size, camera=camera)
+        return self._renderers[camera, size].frame(self._simulator.data)
+
+    def _model_of(self, task: str) -> mujoco.MjModel:
+        """The model of the task, kept while the task stays; renderers are bound to it."""
+        if task != self._task:
+            self.close()
+            self._task, self._model = task, working_model(task)
+            if not self._suite.goal_visible:
+                hide_goal_markers(self._model)
+        return self._model
+
+    def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a reset, completed; raises where one is wrong."""
+        for key in options:
+            check_choice("option", key, OPTIONS)
+        tasks = self._suite.tasks
+        task = options["task"] if "task" in options else str(self.np_random.choice(tasks))
+        check_choice("task", task, tasks)
+        goal = options["goal"] if "goal" in options else self.np_random.integers(NUM_GOALS)
+        if not 0 <= goal < NUM_GOALS:
+            raise ValueError(f"goal must lie in [0, {NUM_GOALS - 1}], got {goal}")
+        benchmark_seed = options.get("benchmark_seed", 0)
+        if not 0 <= benchmark_seed < 2**32 - 1:
+            raise ValueError(f"benchmark_seed must lie in [0, 2**32 - 2], got {benchmark_seed}")
+        return {
+            "task": task,
+            "goal": int(goal),
+            "benchmark_seed": int(benchmark_seed),
+            "instruction": options.get("instruction", TEXTS[task].canonical),
+        }
