@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,6 +35,9 @@ from embodied.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 Config = Mapping[str, Any]
+
+POLICY_PARTS = tuple(f"embodied.{part}.*" for part in ("policies", "encoders", "heads", "networks"))
+"""What the config in a checkpoint may build: nothing that writes files or opens a simulator."""
 
 HARMLESS = (
     "run_dir",
@@ -90,9 +93,9 @@ def _train(config: Config, world: World) -> Path | None:
     extra = config.get("allow_targets", ())
     suite: Suite = instantiate(config["task"]["suite"], extra_targets=extra)
     with clock.phase("data", world):
-        episodes = prepare_data(config, suite, world)
+        episodes = prepare_data(config, suite, world, extra)
         windows = Windows.load(episodes, label=config["task"]["label"])
-    policy = build_policy(config, episodes.spec).to(world.device)
+    policy = build_policy(config, episodes.spec, extra).to(world.device)
     trainer = make_trainer(config, policy, windows, world, episodes)
     trainer.resume()
     _describe(config, policy, windows, world)
@@ -105,22 +108,28 @@ def _train(config: Config, world: World) -> Path | None:
     return assess(config, policy, suite, clock, fingerprint=episodes.fingerprint, run=run)
 
 
-def prepare_data(config: Config, suite: Suite, world: World) -> Episodes:
+def prepare_data(
+    config: Config, suite: Suite, world: World, extra_targets: Sequence[str] = ()
+) -> Episodes:
     """The task's episodes; collects them first where they are missing or incomplete."""
     task = config["task"]
     if world.is_main and task.get("collect"):
-        instantiate(task["collect"])(suite)
+        instantiate(task["collect"], extra_targets=extra_targets)(suite)
     world.barrier()
-    episodes: Episodes = instantiate(task["episodes"])
+    episodes: Episodes = instantiate(task["episodes"], extra_targets=extra_targets)
     return episodes
 
 
-def build_policy(config: Config, spec: Spec) -> Policy:
-    """An untrained policy, its weights drawn with the config's seed."""
+def build_policy(config: Config, spec: Spec, extra_targets: Sequence[str] = ()) -> Policy:
+    """An untrained policy, its weights drawn with the config's seed.
+
+    Args:
+        extra_targets: what the config may build besides `POLICY_PARTS`.
+    """
     torch.manual_seed(config["seed"])
     np.random.seed(config["seed"])
     policy: Policy = instantiate(
-        config["policy"], spec=spec, extra_targets=config.get("allow_targets", ())
+        config["policy"], spec=spec, allowed=POLICY_PARTS, extra_targets=extra_targets
     )
     return policy
 
@@ -395,7 +404,9 @@ def _describe(config: Config, policy: Policy, windows: Windows, world: World) ->
     logger.info("a frame: %s | run: %s", shapes, config["run_dir"])
 
 
-def load_policy(path: Path, device: str = "auto") -> tuple[Policy, checkpoint.Checkpoint]:
+def load_policy(
+    path: Path, device: str = "auto", extra_targets: Sequence[str] = ()
+) -> tuple[Policy, checkpoint.Checkpoint]:
     """The policy of a checkpoint, rebuilt from its own config, statistics and weights.
 
     Args:
@@ -406,7 +417,7 @@ def load_policy(path: Path, device: str = "auto") -> tuple[Policy, checkpoint.Ch
     if found is None:
         raise checkpoint.CheckpointError(f"E_CKPT_MISSING: no checkpoint in {run}; train first")
     config = read_stored(found.documents["config"])
-    policy = build_policy({**config, "allow_targets": ()}, Spec(**found.documents["spec"]))
+    policy = build_policy(config, Spec(**found.documents["spec"]), extra_targets)
     checkpoint.check_tensors(policy.state_dict(), found.tensors["policy"])
     policy.load_state_dict(dict(found.tensors["policy"]))
     return policy.to(choose_device(device)).eval(), found
@@ -416,7 +427,9 @@ def evaluate(config: Any) -> Path:
     """What `python scripts/evaluate.py` does: a checkpoint by a named protocol."""
     plain = resolve(config)
     set_threads(plain["threads"], World(0, 1, torch.device("cpu")))
-    policy, found = load_policy(Path(plain["checkpoint"]), plain["device"])
+    policy, found = load_policy(
+        Path(plain["checkpoint"]), plain["device"], plain.get("allow_targets", ())
+    )
     stored = found.documents["config"]
     suite: Suite = instantiate(plain["suite"] or read_stored(stored)["task"]["suite"])
     settings = dict(plain["eval"])

@@ -49,11 +49,13 @@ class JsonlLogger:
 
     def resume(self, step: int) -> None:
         """Drops the rows after `step`, which the resumed run writes again."""
-        self._file.close()
         lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = b"".join(line for line in lines if json.loads(line)["step"] <= step)
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        if len(kept) == len(lines):  # also the null device, which must never be replaced
+            return
+        self._file.close()
         temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_bytes(kept)
+        temporary.write_bytes(b"".join(kept))
         temporary.replace(self.path)
         self._file = self.path.open("ab")
 

@@ -63,7 +63,7 @@ def write_report(
         videos: shown per task, in this order.
         no_videos: why there are none, where there are none.
         wall_clock: phase -> seconds.
-        chance: success rate in [0, 1] of a policy that ignores its instruction.
+        chance: success rate in [0, 1] that is reached by accident, without obeying the instruction.
         notes: sentences that the reader should see first.
     """
     html = (

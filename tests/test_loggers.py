@@ -68,6 +68,15 @@ def test_kill_and_resume_writes_the_bytes_of_an_unbroken_run(tmp_path: Path):
     assert resumed.path.read_bytes() == whole.path.read_bytes()
 
 
+def test_resuming_leaves_the_null_device_alone():
+    jsonl = JsonlLogger(os.devnull)  # what processes other than the first write to
+    jsonl.log({"loss": 1.0}, 5)
+    jsonl.resume(2)
+    jsonl.log({"loss": 1.0}, 3)
+    assert Path(os.devnull).is_char_device()
+    assert not Path(os.devnull).with_name(".null.tmp").exists()
+
+
 def test_a_torn_line_does_not_swallow_the_next_row(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1, "loss": 2.0}\n{"step": 2')

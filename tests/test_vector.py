@@ -313,12 +313,37 @@ def test_a_hung_worker_is_named_in_time_and_replaced(pool: WorkerVectorEnv, code
     start(pool, 0, 3)
     pool._timeout_s = 0.5
     began = time.monotonic()
-    with pytest.raises(WorkerError, match=r"env worker 1 .* no answer for 0.5 s \(timeout_s\)"):
+    with pytest.raises(WorkerError, match=r"env worker 1 .* no answer for 0\.5 s .* timeout_s"):
         pool.step(act({3: code}))
     assert time.monotonic() - began < 3.0
     pool._timeout_s = 20.0
     start(pool, 3)
     assert pool.step(act({}))[1][3] != 0
+
+
+def test_an_interrupted_call_leaves_no_answer_behind(
+    pool: WorkerVectorEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    start(pool, 1, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("multiprocessing.connection.wait", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pool.step(act({}))
+    assert not pool.active.any()
+    start(pool, 1, 2)
+    assert (pool.step(act({}))[1] != 0).tolist() == [False, True, True, False]
+
+
+def test_a_suite_that_cannot_travel_is_refused_at_once() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class LocalSuite(PointSuite):
+        pass
+
+    with pytest.raises(AttributeError, match="LocalSuite"):
+        make_vec(LocalSuite(), 1, workers=1)
 
 
 def test_close_does_not_wait_for_a_stopped_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embodied.structs import Episode, Spec

@@ -122,7 +122,7 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         return self._full.copy()
 
     def render(self) -> NDArray[np.uint8]:
-        """What the first camera sees, (h, w, 3)."""
+        """What the first camera sees, upright, (h, w, 3)."""
         if self._render_size is None:
             raise ValueError("render_size is None: give make_env(render_size=(h, w)) to render")
         return self._frame(self._suite.cameras[0], self._render_size)

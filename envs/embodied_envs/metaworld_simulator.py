@@ -43,6 +43,13 @@ class Lean(Prepared):
 
     _get_pos_objects: Callable[[], NDArray[np.float64]]
     _get_quat_objects: Callable[[], NDArray[np.float64]]
+    _settled = False
+
+    def _reset_hand(self, steps: int = 50) -> None:
+        # The library runs each reset twice and keeps of the first run only what it wrote to the
+        # model, which does not depend on where the hand came to rest.
+        super()._reset_hand(steps if self._settled else 0)  # type: ignore[misc]
+        self._settled = True
 
     def _step_mujoco_simulation(self, ctrl: Sequence[float], n_frames: int) -> None:
         import mujoco

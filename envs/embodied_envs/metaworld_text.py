@@ -242,7 +242,7 @@ TEXTS: Mapping[str, Texts] = {
         held_out=(
             "free the nut from the peg",
             "take the parts apart: lift the nut from the peg",
-            "unmount the nut that sits on the peg",
+            "get the nut that sits on the peg off it",
         ),
     ),
     "door-close-v3": Texts(

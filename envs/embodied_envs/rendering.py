@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    import mujoco
+    import mujoco  # type: ignore[import-untyped]
 
 _CANDIDATES = {"darwin": ("cgl",), "win32": ("wgl",)}.get(sys.platform, ("egl", "osmesa"))
 _DISABLED = ("disable", "disabled", "off", "false", "0")
@@ -35,7 +35,7 @@ os._exit(0)
 _PROBE_TIMEOUT_S = 60.0
 
 
-class RenderingUnavailable(RuntimeError):  # noqa: N818  a state of the machine, not an error in it
+class RenderingUnavailable(RuntimeError):
     """This machine offers no way to draw without a display."""
 
 
@@ -89,7 +89,8 @@ class FrameRenderer:
 
     The default costs a third of MuJoCo's own settings in software and looks nearly the same; it
     anti-aliases by averaging 2 x 2 pixels, because a pixel costs little next to the scene's meshes.
-    Must be closed, before its model is freed; also works in a `with` statement.
+    A camera that hangs upside down in the world, as Meta-World's corner cameras do, is drawn the
+    right way up. Must be closed; also works in a `with` statement.
 
     Args:
         model: the scene; its own quality settings are passed over.
@@ -117,7 +118,9 @@ class FrameRenderer:
         require_backend()
         import mujoco
 
-        self._size, self._camera, self._supersampling = size, camera, supersampling
+        self._camera = _camera_number(model, camera)
+        self._supersampling = supersampling
+        self._turn = _hangs_upside_down(model, self._camera)
         height, width = (side * supersampling for side in size)
         with _drawing_settings(model, height, width, shadow_size=shadow_size, samples=samples):
             self._renderer: mujoco.Renderer | None = mujoco.Renderer(model, height, width)
@@ -141,7 +144,8 @@ class FrameRenderer:
         if self._renderer is None:
             raise ValueError("the renderer is closed: make a new FrameRenderer")
         self._renderer.update_scene(data, camera=self._camera)
-        return _shrink(self._renderer.render(), self._supersampling)
+        image = _shrink(self._renderer.render(), self._supersampling)
+        return np.ascontiguousarray(image[::-1, ::-1]) if self._turn else image
 
     def close(self) -> None:
         """Frees the OpenGL context; may be called twice."""
@@ -155,6 +159,29 @@ class FrameRenderer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _camera_number(model: mujoco.MjModel, camera: str | int) -> int:
+    names = [model.camera(index).name for index in range(model.ncam)]
+    if camera in names:
+        return names.index(str(camera))
+    if not isinstance(camera, int) or not -1 <= camera < model.ncam:
+        raise ValueError(
+            f"camera {camera!r} is not in the model; choose from: {', '.join(names)}, or a number "
+            f"from -1 (the free camera) to {model.ncam - 1}"
+        )
+    return camera
+
+
+def _hangs_upside_down(model: mujoco.MjModel, camera: int) -> bool:
+    """Whether a camera that never turns has its up axis pointing down."""
+    import mujoco
+
+    fixed = mujoco.mjtCamLight.mjCAMLIGHT_FIXED
+    if camera < 0 or model.cam_bodyid[camera] != 0 or model.cam_mode[camera] != fixed:
+        return False
+    up = model.cam_mat0[camera].reshape(3, 3)[:, 1]  # in world axes
+    return bool(up[2] < -1e-6)
 
 
 @contextlib.contextmanager

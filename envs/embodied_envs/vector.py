@@ -249,10 +249,10 @@ class _Worker:
         if self._process is not None:
             return False
         self.connection, theirs = _CONTEXT.Pipe()
-        args = (theirs, self._chunk)
-        self._process = _CONTEXT.Process(target=_work, args=args, daemon=True)
+        process = _CONTEXT.Process(target=_work, args=(theirs, self._chunk), daemon=True)
         with _single_threaded():
-            self._process.start()
+            process.start()
+        self._process = process
         theirs.close()  # ours was the last copy but the worker's: its death ends the pipe
         return True
 
@@ -284,15 +284,16 @@ class _Worker:
 
     def kill(self) -> None:
         if self._process is not None:
-            self._process.kill()  # a stopped process takes no gentler signal
-            self._process.join(_GRACE_S)
+            process, self._process = self._process, None
             self.connection.close()
-            self._process = None
+            process.kill()  # a stopped process takes no gentler signal
 
     def join(self, deadline: float) -> None:
-        if self._process is not None:
-            self._process.join(max(0.0, deadline - time.monotonic()))
-        self.kill()
+        """Waits for the end of the process, and brings it about after the deadline."""
+        if (process := self._process) is not None:
+            process.join(max(0.0, deadline - time.monotonic()))
+            self.kill()
+            process.join(_GRACE_S)
 
     def __str__(self) -> str:
         return f"env worker {self.index} (pid {self._process.pid}, slots {list(self.slots)})"
@@ -479,8 +480,8 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             self._gather(pending, reply)
         finally:
             for worker in pending.values():  # hung or, after an interrupt, out of step
-                worker.kill()
                 self._active[worker.slots] = False
+                worker.kill()
         # A dead process fails all its slots, but the idle ones lost nothing.
         reply.failures = {slot: text for slot, text in reply.failures.items() if running[slot]}
         return reply
@@ -494,8 +495,8 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
                 reply.add(pending.pop(connection).receive())
             if not ready:
                 for worker in pending.values():
-                    text = f"{worker} gave no answer for {self._timeout_s} s (timeout_s); killed"
-                    reply.add(worker.lost(text))
+                    text = f"{worker} gave no answer for {self._timeout_s} s and was killed; "
+                    reply.add(worker.lost(text + "a slower simulator needs a longer timeout_s"))
                 return
 
     def _raise(self, reply: _Reply, result: Any) -> None:
