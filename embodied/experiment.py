@@ -24,6 +24,7 @@ from embodied.evaluation import evaluate as run_episodes
 from embodied.locks import RunLock
 from embodied.loggers import JsonlLogger, Loggers, read_jsonl
 from embodied.policies.base import Policy
+from embodied.preflight import check_config, check_policy
 from embodied.protocols import Protocol, other_task
 from embodied.report import Video, write_report
 from embodied.results import RESULTS_FILE, Evaluation, versions, write_atomically, write_results
@@ -92,19 +93,24 @@ def _train(config: Config, world: World) -> Path | None:
     clock = Stopwatch(run / "wall_clock.json")
     extra = config.get("allow_targets", ())
     suite: Suite = instantiate(config["task"]["suite"], extra_targets=extra)
+    check_config(config, suite)
     with clock.phase("data", world):
         episodes = prepare_data(config, suite, world, extra)
         windows = Windows.load(episodes, label=config["task"]["label"])
     policy = build_policy(config, episodes.spec, extra).to(world.device)
+    check_policy(config, policy, suite)
     trainer = make_trainer(config, policy, windows, world, episodes)
     trainer.resume()
     _describe(config, policy, windows, world)
     with clock.phase("train", world):
         trainer.run()
     trainer.logger.close()
+    state = trainer.algorithm.inference_state()  # on all ranks, since each may hold a shard
     if not world.is_main:
         return None
-    policy.load_state_dict(trainer.algorithm.inference_state())
+    if world.size > 1:
+        policy = build_policy(config, episodes.spec, extra).to(world.device)
+    policy.load_state_dict(state)
     return assess(config, policy, suite, clock, fingerprint=episodes.fingerprint, run=run)
 
 
@@ -434,10 +440,13 @@ def evaluate(config: Any) -> Path:
     suite: Suite = instantiate(plain["suite"] or read_stored(stored)["task"]["suite"])
     settings = dict(plain["eval"])
     settings["action_horizon"] = settings["action_horizon"] or stored["eval"]["action_horizon"]
+    settled = {**stored, **plain, "eval": settings, "probes": plain.get("probes", {})}
+    check_config(settled, suite)
+    check_policy(settled, policy, suite)
     protocol = plain["protocol"]["name"]
     run = Path(plain["output"] or found.path.parent.parent / f"evaluate-{protocol}")
     return assess(
-        {**stored, **plain, "eval": settings, "probes": plain.get("probes", {})},
+        settled,
         policy,
         suite,
         Stopwatch(run / "wall_clock.json"),

@@ -15,7 +15,7 @@ _MIN_STD = 1e-4
 """Dimensions that vary less than this (environment units) count as constant."""
 
 
-class _Statistics(nn.Module):
+class Statistics(nn.Module):
     """Buffers that are NaN until fitted or loaded."""
 
     def __init__(self, *names: str, dim: int) -> None:
@@ -58,7 +58,7 @@ class _Statistics(nn.Module):
             )
 
 
-class ZScore(_Statistics):
+class ZScore(Statistics):
     """(x - mean) / std; constant dimensions map to 0 at their mean and are not scaled up."""
 
     mean: Tensor
@@ -84,7 +84,7 @@ class ZScore(_Statistics):
         return x * self.std + self.mean
 
 
-class MinMax(_Statistics):
+class MinMax(Statistics):
     """Maps [low, high] to [-1, 1]; constant dimensions map to 0."""
 
     low: Tensor

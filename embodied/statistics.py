@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 Floats = NDArray[np.float64]
 _CHUNK = 4_000_000  # random draws held in memory at once, 32 MB

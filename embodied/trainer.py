@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -74,13 +75,15 @@ class _Means:
             self.sums[name] = self.sums.get(name, torch.zeros(())) + value
         self.count += 1
 
-    def flush(self, world: World) -> dict[str, float]:
-        means = {
+    def read(self, world: World) -> dict[str, float]:
+        """The means over steps and ranks; waits for the device."""
+        return {
             name: float(world.mean(total.to(world.device))) / self.count
             for name, total in self.sums.items()
         }
+
+    def clear(self) -> None:
         self.sums, self.count = {}, 0
-        return means
 
 
 @dataclass
@@ -133,6 +136,7 @@ class Trainer:
         """Writes a checkpoint of the present step, unless it is there already."""
         if self._saved == self.step:
             return
+        self._refuse_nonfinite(self._means.read(self.world))
         groups, document = self.algorithm.state_dict()
         policy = self.algorithm.inference_state()
         random_tensors, random_document = checkpoint.random_state()
@@ -191,17 +195,26 @@ class Trainer:
         )
 
     def _log(self, bar: Any) -> None:
-        means = self._means.flush(self.world)
-        bad = [name for name, value in means.items() if not abs(value) < float("inf")]
-        if bad:
-            raise Diverged(
-                f"{', '.join(bad)} not finite in the {self.log_every} steps before step "
-                f"{self.step}; the last checkpoint is step {self._saved}. Lower "
-                "algorithm.learning_rate or check the data"
-            )
+        means = self._means.read(self.world)
+        self._refuse_nonfinite(means)
+        self._means.clear()
         if self.world.is_main:
             self.logger.log(means, self.step)
             bar.set_postfix({k: f"{v:.3g}" for k, v in means.items()}, refresh=False)
+
+    def _refuse_nonfinite(self, means: Mapping[str, float]) -> None:
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if bad:
+            saved = (
+                "there is no checkpoint"
+                if self._saved is None
+                else (f"the last checkpoint, step {self._saved}, is from before")
+            )
+            raise Diverged(
+                f"E_DIVERGED: {', '.join(bad)} not finite in the steps up to {self.step}; {saved}. "
+                "Lower algorithm.learning_rate, raise algorithm.warmup_steps, or look for NaN in "
+                "the data, and start in another run_dir"
+            )
 
     def _stop_if_asked(self, signals: _Signals) -> None:
         if self.world.any(signals.received is not None):

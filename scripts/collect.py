@@ -5,16 +5,27 @@ The task's `collect` node says how many and where; a second run resumes the firs
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import hydra
 from omegaconf import DictConfig
 
-from embodied.build import instantiate
+if TYPE_CHECKING:
+    from embodied_datasets.scripted import Collection
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")
-def main(cfg: DictConfig) -> None:
-    suite = instantiate(cfg.task.suite)
-    collection = instantiate(cfg.task.collect)(suite)
+def main(config: DictConfig) -> None:
+    from embodied.cli import clear_errors  # late: --help must not wait for torch
+
+    with clear_errors():
+        from embodied.build import instantiate
+
+        suite = instantiate(config.task.suite)
+        show(instantiate(config.task.collect)(suite))
+
+
+def show(collection: Collection) -> None:
     print(f"{collection.num_episodes} episodes in {collection.root}")
     for task, rate in collection.success_rate.items():
         print(f"{rate:7.1%} solved  {task}")

@@ -6,9 +6,12 @@ from omegaconf import DictConfig
 
 @hydra.main(config_path="../conf", config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> None:
-    from embodied.experiment import evaluate  # late: --help must not wait for torch
+    from embodied.cli import clear_errors  # late: --help must not wait for torch
 
-    print(f"results: {evaluate(config)}")
+    with clear_errors():
+        from embodied.experiment import evaluate
+
+        print(f"results: {evaluate(config)}")
 
 
 if __name__ == "__main__":

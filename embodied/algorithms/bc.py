@@ -25,7 +25,7 @@ from embodied.noise import BatchNoise, seeded
 from embodied.policies.base import Policy
 from embodied.structs import Batch, Metrics
 
-_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def warmup_cosine(step: int, *, warmup: int, total: int, floor: float = 0.0) -> float:
@@ -101,24 +101,30 @@ class BC(Algorithm):
         self._set_learning_rate(step)
         self.policy.train()
         totals: dict[str, Tensor] = {}
-        for i in range(self.accumulate):
+        for i, share in enumerate(self._shares(batch.mask)):
             with self._no_sync(last=i == self.accumulate - 1):
                 loss, metrics = self._loss(batch, step, i)
-                (loss / self.accumulate).backward()  # type: ignore[no-untyped-call]
+                (loss * share).backward()
             for name, value in metrics.items():
-                totals[name] = totals.get(name, torch.zeros(())) + value / self.accumulate
+                totals[name] = totals.get(name, torch.zeros(())) + value * share
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update()
         return {**totals, "grad_norm": _full(norm.detach())}
 
+    def _shares(self, mask: Tensor) -> Tensor:
+        """What each part's loss, a mean over its own valid steps, counts in the batch's mean."""
+        if len(mask) % self.accumulate:
+            raise ValueError(
+                f"algorithm.accumulate must divide the {len(mask)} rows of each process "
+                f"(train.batch_size / processes), got {self.accumulate}"
+            )
+        valid = mask.reshape(self.accumulate, -1).sum(1).float()
+        return valid / self.world.mean(valid.sum())  # ranks are averaged, parts are added
+
     def _loss(self, batch: Batch, step: int, part: int) -> tuple[Tensor, Metrics]:
         rows = len(batch.action)
-        if rows % self.accumulate:
-            raise ValueError(
-                f"{rows} rows on each process cannot be cut into {self.accumulate} parts"
-            )
         size = rows // self.accumulate
         noise = BatchNoise(
             seeded(self.seed, step, self.world.device),
@@ -151,17 +157,15 @@ class BC(Algorithm):
         return {name: x for name, x in found.items() if isinstance(x, Tensor)}
 
     def state_dict(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        optimizer = get_optimizer_state_dict(self.policy, self.optimizer, options=_FULL)
-        tensors: dict[str, Tensor] = {}
-        values: dict[str, Any] = {}
-        for name, value in optimizer.items():
-            if isinstance(value, Tensor):
-                tensors[name] = value
-            else:
-                values[name] = value
+        optimizer: Any = get_optimizer_state_dict(self.policy, self.optimizer, options=_FULL)
+        moments = {
+            f"{name}.{moment}": x
+            for name, moments in optimizer["state"].items()
+            for moment, x in moments.items()
+        }
         return (
-            {"parameters": self._parameters(), "optimizer": tensors},
-            {"optimizer": values, "ema_updates": self.ema.num_updates},
+            {"parameters": self._parameters(), "optimizer": moments},
+            {"param_groups": optimizer["param_groups"], "ema_updates": self.ema.num_updates},
         )
 
     def load_state_dict(
@@ -172,7 +176,11 @@ class BC(Algorithm):
         self.ema = EMA(self.policy, decay=self.ema.decay)
         self.ema.num_updates = document["ema_updates"]
         set_model_state_dict(self.policy, dict(tensors["parameters"]), options=_FULL)
-        state = {**tensors["optimizer"], **document["optimizer"]}
+        moments: dict[str, dict[str, Tensor]] = {}
+        for key, x in tensors["optimizer"].items():
+            name, _, moment = key.rpartition(".")
+            moments.setdefault(name, {})[moment] = x
+        state: Any = {"state": moments, "param_groups": document["param_groups"]}
         set_optimizer_state_dict(self.policy, self.optimizer, state, options=_FULL)
 
 

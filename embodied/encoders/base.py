@@ -29,6 +29,6 @@ def blank_absent(tokens: Tensor, absent: Tensor, present: Tensor | None) -> Tens
         tokens: (B, L, D).
         present: (B,) bool; None means present in every row.
     """
-    if present is None:
-        return tokens
+    if present is None:  # `absent` takes part all the same: DDP and the optimiser wait for it
+        present = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
     return torch.where(present[:, None, None], tokens, absent.to(tokens.dtype))

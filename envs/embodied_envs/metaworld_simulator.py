@@ -91,7 +91,7 @@ def library_class(task: str) -> type[SawyerXYZEnv]:
 
 def library_policy(task: str) -> Policy:
     """The library's scripted policy of a task; it keeps no state between steps."""
-    library_class(task)  # the policies' package imports MuJoCo as well
+    _log_warnings()  # the policies import MuJoCo as well
     from metaworld.policies import ENV_POLICY_MAP
 
     build: Callable[[], Policy] = ENV_POLICY_MAP[task]

@@ -1,0 +1,80 @@
+"""What can be found wrong before a run spends its hours: sizes, protocols, spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+
+from embodied.build import ConfigError, instantiate
+from embodied.policies.base import Policy
+from embodied.structs import Spec
+from embodied.suites import Suite
+
+Config = Mapping[str, Any]
+
+_COUNTS = (
+    ("train.steps", 0),
+    ("train.batch_size", 1),
+    ("train.save_every", 1),
+    ("train.log_every", 1),
+    ("train.keep", 1),
+    ("eval.num_envs", 1),
+    ("eval.inference_batch", 1),
+    ("video.per_task", 0),
+    ("video.every", 1),
+)
+
+
+def check_config(config: Config, suite: Suite) -> None:
+    """Raises ConfigError naming every count out of range, and ValueError for a bad protocol.
+
+    Builds the protocol and the probes and draws their episodes, so that none fails after training.
+    """
+    problems = [line for key, least in _COUNTS for line in _count_problems(config, key, least)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    for node in (config["protocol"], *config.get("probes", {}).values()):
+        instantiate(node).assignments(suite)
+
+
+def _count_problems(config: Config, key: str, least: int) -> list[str]:
+    group, _, name = key.partition(".")
+    value = config.get(group, {}).get(name, least)  # evaluation has no `train`
+    if type(value) is int and value >= least:
+        return []
+    return [f"E_CONFIG_VALUE: {key} must be a whole number >= {least}, got {value!r}"]
+
+
+def check_policy(config: Config, policy: Policy, suite: Suite) -> None:
+    """Raises ValueError unless the policy can act in the suite as the config asks."""
+    action_horizon = config["eval"]["action_horizon"]
+    if type(action_horizon) is not int or not 1 <= action_horizon <= policy.pred_horizon:
+        raise ConfigError(
+            f"E_CONFIG_VALUE: eval.action_horizon must lie in [1, {policy.pred_horizon}] (the "
+            f"policy's pred_horizon), got {action_horizon!r}"
+        )
+    env = suite.make_env()
+    try:
+        check_spaces(policy.spec, env.observation_space, env.action_space, name=suite.name)
+    finally:
+        env.close()
+
+
+def check_spaces(
+    spec: Spec, observation_space: Any, action_space: gymnasium.Space[Any], *, name: str
+) -> None:
+    """Raises ValueError listing all that the policy and the environment see differently."""
+    sizes = {camera: (h, w, 3) for camera, (h, w) in spec.cameras.items()}
+    expected = {"state": (spec.state_dim,), "action": (spec.action_dim,), **sizes}
+    spaces = {**observation_space.spaces, "action": action_space}
+    found = {key: spaces[key].shape if key in spaces else None for key in expected}
+    wrong = [
+        f"{key}: expected {x}, found {found[key]}" for key, x in expected.items() if found[key] != x
+    ]
+    if wrong:
+        raise ValueError(
+            f"E_SPEC_MISMATCH: the policy does not fit the suite {name!r}: {'; '.join(wrong)}. "
+            "Evaluate it on the suite that it was trained for, or train one for this suite"
+        )
