@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -87,7 +88,11 @@ def spread(policy: nn.Module, world: World, strategy: str) -> nn.Module:
     if world.size == 1:
         return policy
     if strategy == "ddp":
-        return DistributedDataParallel(policy, broadcast_buffers=False)
+        with (
+            warnings.catch_warnings()
+        ):  # torch 2.13 renames the argument; older ones know only this
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(policy, broadcast_buffers=False)
     for module in policy.modules():
         if isinstance(module, Block):
             fully_shard(module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,9 @@ from tqdm import tqdm
 
 from embodied.results import Outcome
 from embodied.rollout import Actor, Arrays, Mask
-from embodied.suites import Assignment
+from embodied.suites import Assignment, SlotError
 
+logger = logging.getLogger(__name__)
 Frames = list[NDArray[np.uint8]]
 Film = Callable[[int, Frames], None]
 
@@ -56,13 +58,14 @@ class _Slots:
         started = np.array([assignment is not None for assignment in chosen])
         if started.any():
             options = {"reset_mask": started, "assignments": chosen}
-            self.actor.observe(self.envs.reset(options=options)[0], started)
+            observation, _ = self._call(self.envs.reset, options=options)
+            self._observe(observation, started & self.active)
 
     def step(self, action: NDArray[np.float32], *, max_steps: int, success: str) -> int:
         """One environment step in the active slots; returns how many episodes ended."""
         before = self.active
-        observation, reward, terminated, truncated, info = self.envs.step(action)
-        for slot in np.flatnonzero(before).tolist():
+        observation, reward, terminated, truncated, info = self._call(self.envs.step, action)
+        for slot in np.flatnonzero(self.active).tolist():
             run = self.runs[slot]
             assert run is not None
             run.steps += 1
@@ -78,6 +81,18 @@ class _Slots:
         self.envs.halt(before & ~after)
         self._observe(observation, after)
         return int((before & ~after).sum())
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The method's result; episodes in slots that failed are lost and counted as invalid."""
+        try:
+            return method(*args, **kwargs)
+        except SlotError as error:
+            logger.warning("%s", error)
+            for slot in error.slots:
+                if (run := self.runs[slot]) is not None:
+                    run.reason = str(error).strip().splitlines()[0]
+                    self._finish(slot, run)
+            return error.result
 
     def _observe(self, observation: Arrays, slots: Mask) -> None:
         if slots.any():

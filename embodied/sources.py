@@ -49,9 +49,10 @@ class Source(ABC):
 
 
 class Offline(Source):
-    """Frames drawn uniformly with replacement from recorded windows.
+    """Windows drawn with replacement: an episode, then a frame of it, both uniformly.
 
-    The draw for position p depends on (seed, p) alone, so the position is the whole state.
+    So a task whose episodes are short counts as much as one whose episodes are long. The draw for
+    position p depends on (seed, p) alone, so the position is the whole state.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Offline(Source):
 
     def __next__(self) -> Batch:
         generator = seeded(self.seed, self.position, torch.device("cpu"))
-        index = torch.randint(len(self.windows), (self.batch_size,), generator=generator)
+        index = self.windows.draw(self.batch_size, generator)
         self.position += 1
         rank, num_ranks = self.shard
         rows = self.batch_size // num_ranks

@@ -45,6 +45,18 @@ class Assignment:
     instruction: str
 
 
+class SlotError(RuntimeError):
+    """Some slots of a vector environment failed: a simulator raised, or its process died or hung.
+
+    Attributes:
+        slots: the failed slots; their episodes are lost, and a reset makes them work again.
+        result: what the call would have returned; it holds for all other slots.
+    """
+
+    slots: tuple[int, ...]
+    result: Any
+
+
 class Suite(Protocol):
     """A picklable description of a set of tasks; cheap to build, opens no simulator by itself.
 

@@ -46,6 +46,7 @@ class Windows:
             raise ValueError(f"{len(lengths)} episodes but {len(instructions)} instructions")
         self.columns = dict(columns)
         ends = lengths.cumsum(0)
+        self.lengths, self.starts = lengths, ends - lengths
         self.first = (ends - lengths).repeat_interleave(lengths)
         self.last = (ends - 1).repeat_interleave(lengths)
         self.texts = tuple(dict.fromkeys(instructions))
@@ -93,6 +94,12 @@ class Windows:
         """Moves the data, so that gathers run there. Instructions stay on the host."""
         self.columns = {name: x.to(device) for name, x in self.columns.items()}
         return self
+
+    def draw(self, size: int, generator: torch.Generator) -> Tensor:
+        """`size` frames: an episode uniformly, then a frame of it; a CPU generator."""
+        episode = torch.randint(len(self.lengths), (size,), generator=generator)
+        place = torch.rand(size, generator=generator, dtype=torch.float64)
+        return self.starts[episode] + (place * self.lengths[episode]).long()
 
     def gather(self, index: Tensor, *, obs_horizon: int, pred_horizon: int) -> Batch:
         """Windows around the frames `index` (B,), on the host: the last `obs_horizon`

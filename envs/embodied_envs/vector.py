@@ -30,7 +30,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from embodied.suites import Assignment, Suite
+from embodied.suites import Assignment, SlotError, Suite
 
 Observations = dict[str, NDArray[Any]]
 Info = dict[str, Any]
@@ -42,7 +42,7 @@ _FLAGS = ("terminated", "truncated", "success", "unstable")
 _GRACE_S = 5.0  # for workers to close their simulators
 
 
-class WorkerError(RuntimeError):
+class WorkerError(SlotError):
     """Some slots failed: an environment raised, or its process died or hung.
 
     The failed slots are idle afterwards and the next reset of one makes a new environment (and a
