@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,8 +61,8 @@ class _Slots:
             observation, _ = self._call(self.envs.reset, options=options)
             self._observe(observation, started & self.active)
 
-    def step(self, action: NDArray[np.float32], *, max_steps: int, success: str) -> int:
-        """One environment step in the active slots; returns how many episodes ended."""
+    def step(self, action: NDArray[np.float32], *, max_steps: int, success: str) -> None:
+        """One environment step in the active slots; frees those whose episodes end."""
         before = self.active
         observation, reward, terminated, truncated, info = self._call(self.envs.step, action)
         for slot in np.flatnonzero(self.active).tolist():
@@ -80,7 +80,6 @@ class _Slots:
         after = self.active
         self.envs.halt(before & ~after)
         self._observe(observation, after)
-        return int((before & ~after).sum())
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The method's result; episodes in slots that failed are lost and counted as invalid."""
@@ -88,9 +87,10 @@ class _Slots:
             return method(*args, **kwargs)
         except SlotError as error:
             logger.warning("%s", error)
+            reason = (str(error).strip() or "the simulator failed").splitlines()[0]
             for slot in error.slots:
                 if (run := self.runs[slot]) is not None:
-                    run.reason = str(error).strip().splitlines()[0]
+                    run.reason = reason
                     self._finish(slot, run)
             return error.result
 
@@ -135,27 +135,33 @@ def evaluate(
     """One outcome for each assignment, in their order, whatever slot each ran in.
 
     All slots plan at the same time, so an episode begins at a planning step. With
-    `success="any"` an episode ends at its first success, which decides it.
+    `success="any"` an episode ends at its first success, which decides it. Where a slot fails on
+    reset or step (`SlotError`), its episode is lost: the outcome is invalid, and the others go on.
 
     Args:
         envs: a vector environment that takes assignments on reset (see `embodied_envs.vector`).
         film: called with (episode index, frames) as episodes end; needs rendering environments.
         film_every: environment steps between frames.
+
+    Raises:
+        SlotError: an environment cannot render. It is not counted as lost, because where one frame
+            cannot be drawn, such as on a machine without a renderer, no other can.
     """
     slots = _Slots(actor, envs, assignments, film)
     with tqdm(total=len(assignments), desc=description, unit="episode") as bar:
-        while True:
+        while len(slots.outcomes) < len(assignments):
             slots.begin()
-            if not slots.active.any():
-                break
             plan = actor.plan(slots.active)
             for j in range(actor.action_horizon):
-                slots.record(film_every)
-                ended = slots.step(plan[:, j], max_steps=max_steps, success=success)
-                if ended:
-                    wins = sum(outcome.success for outcome in slots.outcomes.values())
-                    bar.set_postfix(success=f"{wins / len(slots.outcomes):.3f}", refresh=False)
-                    bar.update(ended)
-                if not slots.active.any():
-                    break
+                if slots.active.any():
+                    slots.record(film_every)
+                    slots.step(plan[:, j], max_steps=max_steps, success=success)
+                _show(bar, slots.outcomes)
     return tuple(slots.outcomes[i] for i in range(len(assignments)))
+
+
+def _show(bar: Any, outcomes: Mapping[int, Outcome]) -> None:
+    if ended := len(outcomes) - bar.n:
+        wins = sum(outcome.success for outcome in outcomes.values())
+        bar.set_postfix(success=f"{wins / len(outcomes):.3f}", refresh=False)
+        bar.update(ended)

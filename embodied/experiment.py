@@ -28,6 +28,7 @@ from embodied.preflight import check_config, check_policy
 from embodied.protocols import Protocol, other_task
 from embodied.report import Video, write_report
 from embodied.results import RESULTS_FILE, Evaluation, versions, write_atomically, write_results
+from embodied.resume import check_resumable, check_tensors
 from embodied.rollout import Actor, Controller, ExpertActor
 from embodied.sources import Offline
 from embodied.structs import Condition, Episodes, Observation, Spec
@@ -47,6 +48,7 @@ HARMLESS = (
     "train.log_every",
     "train.save_every",
     "train.keep",
+    "algorithm.strategy",
     "logger*",
     "eval.*",
     "video.*",
@@ -54,6 +56,8 @@ HARMLESS = (
     "probes*",
 )
 """Config keys that may change between the start of a run and its resumption."""
+
+_WAIT_S = 5.0
 
 
 def main(config: Any) -> float | None:
@@ -120,10 +124,20 @@ def prepare_data(
     """The task's episodes; collects them first where they are missing or incomplete."""
     task = config["task"]
     if world.is_main and task.get("collect"):
-        instantiate(task["collect"], extra_targets=extra_targets)(suite)
+        _collect(instantiate(task["collect"], extra_targets=extra_targets), suite)
     world.barrier()
     episodes: Episodes = instantiate(task["episodes"], extra_targets=extra_targets)
     return episodes
+
+
+def _collect(collect: Callable[[Suite], object], suite: Suite) -> None:
+    while True:
+        try:
+            collect(suite)
+            return
+        except BlockingIOError as error:  # another job of a sweep records the same data
+            logger.info("waiting: %s", error)
+            time.sleep(_WAIT_S)
 
 
 def build_policy(config: Config, spec: Spec, extra_targets: Sequence[str] = ()) -> Policy:
@@ -189,7 +203,7 @@ def check_same_run(directory: Path, documents: Config) -> None:
     if found is None:
         return
     saved = read_stored(found.documents["config"])
-    for line in checkpoint.check_resumable(saved, documents["config"], harmless=HARMLESS):
+    for line in check_resumable(saved, documents["config"], harmless=HARMLESS):
         logger.info("changed since the run began: %s", line)
     if found.documents["data"] != documents["data"]:
         raise checkpoint.ConfigMismatch(
@@ -424,7 +438,7 @@ def load_policy(
         raise checkpoint.CheckpointError(f"E_CKPT_MISSING: no checkpoint in {run}; train first")
     config = read_stored(found.documents["config"])
     policy = build_policy(config, Spec(**found.documents["spec"]), extra_targets)
-    checkpoint.check_tensors(policy.state_dict(), found.tensors["policy"])
+    check_tensors(policy.state_dict(), found.tensors["policy"])
     policy.load_state_dict(dict(found.tensors["policy"]))
     return policy.to(choose_device(device)).eval(), found
 

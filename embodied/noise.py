@@ -37,7 +37,13 @@ class BatchNoise:
         self.total = total
 
     def _rows(self, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-        return shape[0], (self.total or shape[0], *shape[1:])
+        rows, total = shape[0], shape[0] if self.total is None else self.total
+        if self.start + rows > total:
+            raise ValueError(
+                f"rows [{self.start}, {self.start + rows}) do not lie in the batch's total of "
+                f"{total}; start and total must come from the global batch"
+            )
+        return rows, (total, *shape[1:])
 
     def normal(self, *shape: int, device: torch.device) -> Tensor:
         rows, full = self._rows(shape)

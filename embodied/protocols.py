@@ -36,7 +36,7 @@ class Protocol:
     wording: Wording = "canonical"
 
     def __post_init__(self) -> None:
-        if not self.name:
+        if not self.name.strip():
             raise ValueError("a protocol needs a name; results without one cannot be compared")
         if self.success not in ("any", "final"):
             raise ValueError(f"success must be 'any' or 'final', got {self.success!r}")
@@ -66,6 +66,8 @@ class Protocol:
         """What the policy is told in the episode (task, goal)."""
         texts = suite.texts(task)
         if self.wording == "held_out":
+            if not texts.held_out:
+                raise ValueError(f"wording 'held_out' needs held-out texts, {task} has none")
             return texts.held_out[goal % len(texts.held_out)]
         if self.wording == "other":
             return suite.texts(other_task(suite, task, goal)).canonical

@@ -20,6 +20,7 @@ from embodied import checkpoint
 from embodied.algorithms.base import Algorithm
 from embodied.distributed import World
 from embodied.loggers import Loggers
+from embodied.resume import random_state, restore_random_state
 from embodied.sources import Source
 from embodied.structs import Metrics
 
@@ -76,10 +77,10 @@ class _Means:
         self.count += 1
 
     def read(self, world: World) -> dict[str, float]:
-        """The means over steps and ranks; waits for the device."""
+        """The means over steps and ranks, by name: a checkpoint does not keep another order."""
         return {
             name: float(world.mean(total.to(world.device))) / self.count
-            for name, total in self.sums.items()
+            for name, total in sorted(self.sums.items())
         }
 
     def clear(self) -> None:
@@ -128,7 +129,7 @@ class Trainer:
         self.source.load_state_dict(state["source"])
         self._means.sums = {k: v.to(self.world.device) for k, v in tensors["metrics"].items()}
         self._means.count = state["metrics"]
-        checkpoint.restore_random_state(tensors["random"], state["random"])
+        restore_random_state(tensors["random"], state["random"])
         self.step = self._saved = found.step
         logger.info("resumed from %s", found.path)
 
@@ -139,7 +140,7 @@ class Trainer:
         self._refuse_nonfinite(self._means.read(self.world))
         groups, document = self.algorithm.state_dict()
         policy = self.algorithm.inference_state()
-        random_tensors, random_document = checkpoint.random_state()
+        random_tensors, random_document = random_state()
         if self.world.is_main:
             checkpoint.save(
                 self.directory,

@@ -160,12 +160,12 @@ class BC(Algorithm):
         optimizer: Any = get_optimizer_state_dict(self.policy, self.optimizer, options=_FULL)
         moments = {
             f"{name}.{moment}": x
-            for name, moments in optimizer["state"].items()
+            for name, moments in optimizer.get("state", {}).items()  # the first rank has all
             for moment, x in moments.items()
         }
         return (
             {"parameters": self._parameters(), "optimizer": moments},
-            {"param_groups": optimizer["param_groups"], "ema_updates": self.ema.num_updates},
+            {"param_groups": optimizer.get("param_groups"), "ema_updates": self.ema.num_updates},
         )
 
     def load_state_dict(

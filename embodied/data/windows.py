@@ -70,25 +70,26 @@ class Windows:
         Args:
             label: which recorded action is the target.
             cache: a folder for memory-mapped columns, for data larger than memory; it is filled
-                once for each fingerprint of the data.
+                once for each fingerprint of the data and choice of episodes.
         """
-        chosen = [episode for episode in episodes if keep(episode) and len(episode)]
+        chosen = {
+            i: episode for i, episode in enumerate(episodes) if keep(episode) and len(episode)
+        }
         if not chosen:
             raise ValueError(
                 f"none of {len(episodes)} episodes can be trained on (are all marked failed?)"
             )
-        lengths = torch.tensor([len(episode) for episode in chosen])
-        rows = (_columns(episode, label) for episode in chosen)
+        lengths = torch.tensor([len(episode) for episode in chosen.values()])
+        rows = (_columns(episode, label) for episode in chosen.values())
         total = int(lengths.sum())
         if cache is None:
             columns = _fill(rows, total, np.empty)
         else:
-            key = hashlib.sha256(f"{episodes.fingerprint}/{label}/{total}".encode()).hexdigest()[
-                :16
-            ]
+            content = f"{episodes.fingerprint}/{label}/{list(chosen)}"
+            key = hashlib.sha256(content.encode()).hexdigest()[:16]
             columns = _map_columns(rows, total, cache / key)
         tensors = {name: torch.from_numpy(array) for name, array in columns.items()}
-        return cls(tensors, lengths, [episode.instruction for episode in chosen])
+        return cls(tensors, lengths, [episode.instruction for episode in chosen.values()])
 
     def to(self, device: torch.device) -> Windows:
         """Moves the data, so that gathers run there. Instructions stay on the host."""

@@ -1,8 +1,9 @@
 """Score-diffusion action head with EDM preconditioning, as in BESO.
 
 Reuss et al. 2023, "Goal-Conditioned Imitation Learning using Score-based Diffusion Policies",
-arXiv:2304.02532; Karras et al. 2022, arXiv:2206.00364. Departure: BESO's decoder is causal over a
-window of observations and actions; here every token of one chunk sees every other.
+arXiv:2304.02532; Karras et al. 2022, arXiv:2206.00364. Departures, for action chunks: every token
+sees every other (BESO's decoder is causal over a window of steps), one token may hold several
+successive actions, and the noise level is added to the action tokens instead of being one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from embodied.heads.base import ActionHead
@@ -24,12 +26,13 @@ def _choice(name: str, value: str, choices: dict[str, object]) -> None:
 
 
 class EDMHead(ActionHead):
-    """Denoises an action chunk with a transformer over [sigma, context, noisy actions].
+    """Denoises an action chunk with a transformer over [context, noisy actions].
 
     Args:
         sigma_data: standard deviation of normalised actions.
         sigma_min, sigma_max: noise range of training and sampling.
         sampler, schedule, num_steps: how `sample` integrates; see `heads.samplers`.
+        patch: successive actions in one token; more is faster, and enough for short chunks.
         num_layers, num_heads, dropout: of the transformer, whose width is the context's.
     """
 
@@ -43,6 +46,7 @@ class EDMHead(ActionHead):
         num_layers: int = 4,
         num_heads: int = 4,
         dropout: float = 0.0,
+        patch: int = 1,
         sigma_data: float = 0.5,
         sigma_min: float = 0.005,
         sigma_max: float = 1.0,
@@ -57,24 +61,27 @@ class EDMHead(ActionHead):
             raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        if pred_horizon % patch:
+            raise ValueError(f"pred_horizon must be a multiple of patch, got {pred_horizon}, {patch}")
         self.shape = (pred_horizon, action_dim)
+        self.patch = patch
         self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
         self.sampler = SAMPLERS[sampler]
         self.sigmas = SCHEDULES[schedule](num_steps, sigma_min, sigma_max)
         self.embed_sigma = nn.Linear(1, dim)
-        self.embed_action = nn.Linear(action_dim, dim)
-        self.position = nn.Parameter(0.02 * torch.randn(pred_horizon, dim))
+        self.embed_action = nn.Linear(patch * action_dim, dim)
+        self.position = nn.Parameter(0.02 * torch.randn(pred_horizon // patch, dim))
         self.trunk = Transformer(dim, num_layers=num_layers, num_heads=num_heads, dropout=dropout)
-        self.out = nn.Linear(dim, action_dim)
+        self.out = nn.Linear(dim, patch * action_dim)
         self.apply(init_weights)
 
     def network(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
         """F(x; sigma, context): x (B, H, A), sigma (B,) -> (B, H, A)."""
-        sigma_token = self.embed_sigma(sigma.log()[:, None] / 4)[:, None]
-        action_tokens = self.embed_action(x) + self.position
-        tokens = torch.cat([sigma_token, context, action_tokens], dim=1)
-        out: Tensor = self.out(self.trunk(tokens)[:, -x.shape[1] :])
-        return out
+        level = self.embed_sigma(sigma.log()[:, None] / 4)[:, None]
+        patches = rearrange(x, "b (l p) a -> b l (p a)", p=self.patch)
+        actions = self.embed_action(patches) + self.position + level
+        tokens = self.trunk(torch.cat([context, actions], dim=1))[:, context.shape[1] :]
+        return rearrange(self.out(tokens), "b l (p a) -> b (l p) a", p=self.patch)
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """c_skip, c_out, c_in (Karras et al. 2022, Table 1; BESO, Eq. 6)."""

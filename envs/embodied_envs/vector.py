@@ -7,38 +7,28 @@ an assignment gets the same episode, to the last bit, whatever the number of slo
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import multiprocessing as mp
 import multiprocessing.connection
-import multiprocessing.reduction
 import os
-import signal
 import sys
 import tempfile
-import threading
 import time
-import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from embodied.suites import Assignment, SlotError, Suite
+from embodied_envs.worker import Board, Chunk, Layout, Message, Observations, Reply, Worker
 
-Observations = dict[str, NDArray[Any]]
 Info = dict[str, Any]
 Step = tuple[Observations, NDArray[Any], NDArray[Any], NDArray[Any], Info]
 Mask = NDArray[np.bool_]
-_Message = tuple[str, Any]
-_CONTEXT = mp.get_context("spawn")  # a fork would copy the locks of threads and OpenGL contexts
-_FLAGS = ("terminated", "truncated", "success", "unstable")
 _GRACE_S = 5.0  # for workers to close their simulators
 
 
@@ -63,240 +53,14 @@ class WorkerError(SlotError):
         self.slots = tuple(sorted(failures))
         self.assignments = tuple(assignments[slot] for slot in self.slots)
         self.result = result
-        lines = []
-        for text in dict.fromkeys(failures.values()):
+        texts = list(dict.fromkeys(failures.values()))
+        # The first line is what an evaluation keeps as its reason, so it names every failure.
+        lines = ["; ".join(text.splitlines()[0] for text in texts)] if len(texts) > 1 else []
+        for text in texts:
             lines.append(text.rstrip())
             slots = [slot for slot in self.slots if failures[slot] == text]
             lines.extend(f"  slot {slot} was running {assignments[slot]}" for slot in slots)
         super().__init__("\n".join(lines))
-
-
-@dataclass
-class _Reply:
-    """What a chunk says in words; all numbers lie on the board."""
-
-    reasons: dict[int, str] = field(default_factory=dict)  # slot -> why it is unstable
-    failures: dict[int, str] = field(default_factory=dict)  # slot -> traceback
-    spaces: tuple[gymnasium.spaces.Dict[Any], gymnasium.spaces.Box] | None = None
-
-    def add(self, other: _Reply) -> None:
-        self.reasons.update(other.reasons)
-        self.failures.update(other.failures)
-        self.spaces = other.spaces or self.spaces
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """All that fixes the shapes of a board."""
-
-    observation_space: gymnasium.spaces.Dict[Any]
-    action_space: gymnasium.spaces.Box
-    num_envs: int
-    render_size: tuple[int, int] | None
-
-
-class _Board:
-    """One row per slot of everything that steps take and give, shared where a buffer is."""
-
-    def __init__(self, layout: _Layout, buffer: mmap.mmap | None = None) -> None:
-        self.num_bytes = 0
-
-        def rows(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-            array = np.zeros((layout.num_envs, *shape), dtype)
-            start = self.num_bytes
-            self.num_bytes += -(-array.nbytes // 64) * 64  # rounded up to cache lines
-            if buffer is None:
-                return array
-            raw = np.frombuffer(buffer, np.uint8, array.nbytes, start)
-            return raw.view(array.dtype).reshape(array.shape)
-
-        def space_rows(space: gymnasium.Space[Any]) -> NDArray[Any]:
-            assert space.shape is not None
-            return rows(space.shape, space.dtype)
-
-        self.observation = {
-            name: space_rows(space) for name, space in layout.observation_space.items()
-        }
-        self.action = space_rows(layout.action_space)
-        self.reward = rows((), np.float64)
-        self.active = rows((), np.bool_)
-        self.flags = {name: rows((), np.bool_) for name in _FLAGS}
-        size = layout.render_size
-        self.frames = None if size is None else rows((*size, 3), np.uint8)
-
-
-class _Chunk:
-    """The environments of some slots, each made at its first use, and their rows on the board."""
-
-    def __init__(
-        self, suite: Suite, slots: Sequence[int], render_size: tuple[int, int] | None
-    ) -> None:
-        self._suite, self._slots, self._render_size = suite, slots, render_size
-        self._envs: dict[int, gymnasium.Env[Any, Any]] = {}
-        self.board: _Board
-
-    def handle(self, message: _Message) -> _Reply:
-        name, value = message
-        if name == "spaces":
-            return self._each(self._slots[:1], self._spaces)
-        if name == "reset":
-            return self._each(value, lambda slot, _: self._reset(slot, value[slot]))
-        active = [slot for slot in self._slots if self.board.active[slot]]
-        return self._each(active, self._step if name == "step" else self._render)
-
-    def close(self) -> None:
-        for slot in list(self._envs):
-            self._discard(slot)
-
-    def _each(self, slots: Iterable[int], act: Callable[[int, _Reply], None]) -> _Reply:
-        """Does it for each slot; one that raises does not keep the others from their turn."""
-        reply = _Reply()
-        for slot in slots:
-            try:
-                act(slot, reply)
-            except Exception:
-                reply.failures[slot] = f"slot {slot} raised:\n{traceback.format_exc()}"
-                self._discard(slot)
-        return reply
-
-    def _env(self, slot: int) -> gymnasium.Env[Any, Any]:
-        if slot not in self._envs:
-            self._envs[slot] = self._suite.make_env(render_size=self._render_size)
-        return self._envs[slot]
-
-    def _discard(self, slot: int) -> None:
-        env = self._envs.pop(slot, None)
-        with contextlib.suppress(Exception):  # it may have failed for good reason
-            if env is not None:
-                env.close()
-
-    def _spaces(self, slot: int, reply: _Reply) -> None:
-        env = self._env(slot)
-        observation, action = env.observation_space, env.action_space
-        if not isinstance(observation, gymnasium.spaces.Dict):
-            raise TypeError(f"observation_space must be a Dict (see Suite), got {observation}")
-        if not isinstance(action, gymnasium.spaces.Box):
-            raise TypeError(f"action_space must be a Box (see Suite), got {action}")
-        reply.spaces = observation, action
-
-    def _reset(self, slot: int, assignment: Assignment) -> None:
-        options = {
-            "task": assignment.task,
-            "goal": assignment.goal,
-            "benchmark_seed": assignment.benchmark_seed,
-            "instruction": assignment.instruction,
-        }
-        self._observe(slot, self._env(slot).reset(seed=assignment.seed, options=options)[0])
-
-    def _step(self, slot: int, reply: _Reply) -> None:
-        board, flags = self.board, self.board.flags
-        # A copy, so that an environment that keeps its action does not see it change.
-        outcome = self._envs[slot].step(board.action[slot].copy())
-        observation, board.reward[slot], flags["terminated"][slot] = outcome[:3]
-        flags["truncated"][slot], info = outcome[3:]
-        flags["success"][slot] = info["success"]
-        flags["unstable"][slot] = info["unstable"]
-        if info["unstable"]:
-            reply.reasons[slot] = str(info.get("reason", ""))
-        self._observe(slot, observation)
-
-    def _render(self, slot: int, _: _Reply) -> None:
-        assert self.board.frames is not None
-        self.board.frames[slot] = self._envs[slot].render()
-
-    def _observe(self, slot: int, observation: Observations) -> None:
-        for name, rows in self.board.observation.items():
-            rows[slot] = observation[name]
-
-
-def _work(connection: Any, chunk: _Chunk) -> None:
-    """The life of a worker process: answers messages until the parent closes or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes us
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    try:
-        while (message := connection.recv())[0] != "close":
-            if message[0] == "attach":
-                handle = mp.reduction.recv_handle(connection)
-                board = _Board(message[1])
-                chunk.board = _Board(message[1], mmap.mmap(handle, board.num_bytes))
-                os.close(handle)
-            else:
-                connection.send(chunk.handle(message))
-    except (EOFError, OSError):
-        pass  # the parent is gone
-    finally:
-        chunk.close()
-
-
-def _exit_with_parent() -> None:
-    parent = mp.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)  # a simulator that hangs in native code would never see an exception
-
-
-class _Worker:
-    """A process with a chunk of environments; started when first needed, and again after a kill."""
-
-    def __init__(self, index: int, slots: Sequence[int], chunk: _Chunk) -> None:
-        self.index, self.slots = index, slots
-        self._chunk = chunk
-        self._process: Any = None
-        self.connection: Any = None
-
-    def start(self) -> bool:
-        """Starts the process where none is alive; whether it did."""
-        if self._process is not None:
-            return False
-        self.connection, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_work, args=(theirs, self._chunk), daemon=True)
-        with _single_threaded():
-            process.start()
-        self._process = process
-        theirs.close()  # ours was the last copy but the worker's: its death ends the pipe
-        return True
-
-    def send(self, message: _Message) -> None:
-        with contextlib.suppress(OSError):  # the missing answer will tell
-            self.connection.send(message)
-
-    def attach(self, layout: _Layout, memory: int) -> None:
-        self.send(("attach", layout))
-        with contextlib.suppress(OSError):
-            mp.reduction.send_handle(self.connection, memory, self._process.pid)
-
-    def receive(self) -> _Reply:
-        try:
-            reply: _Reply = self.connection.recv()
-        except (EOFError, OSError):
-            name = str(self)
-            self._process.join(_GRACE_S)
-            code = self._process.exitcode
-            self.kill()
-            return self.lost(f"{name} died with exit code {code}; stderr may say why")
-        who = str(self)
-        reply.failures = {slot: f"{who}, {text}" for slot, text in reply.failures.items()}
-        return reply
-
-    def lost(self, text: str) -> _Reply:
-        """The reply of a worker that will give none."""
-        return _Reply(failures=dict.fromkeys(self.slots, text))
-
-    def kill(self) -> None:
-        if self._process is not None:
-            process, self._process = self._process, None
-            self.connection.close()
-            process.kill()  # a stopped process takes no gentler signal
-
-    def join(self, deadline: float) -> None:
-        """Waits for the end of the process, and brings it about after the deadline."""
-        if (process := self._process) is not None:
-            process.join(max(0.0, deadline - time.monotonic()))
-            self.kill()
-            process.join(_GRACE_S)
-
-    def __str__(self) -> str:
-        return f"env worker {self.index} (pid {self._process.pid}, slots {list(self.slots)})"
 
 
 class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
@@ -318,9 +82,9 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self._assignments: list[Assignment | None] = [None] * num_envs
         self._active = np.zeros(num_envs, np.bool_)
         parts = [part.tolist() for part in np.array_split(np.arange(num_envs), max(workers, 1))]
-        chunks = [_Chunk(suite, part, render_size) for part in parts]
+        chunks = [Chunk(suite, part, render_size) for part in parts]
         self._chunk = chunks[0] if workers == 0 else None
-        self._workers = [_Worker(i, parts[i], chunks[i]) for i in range(workers)]
+        self._workers = [Worker(i, parts[i], chunks[i]) for i in range(workers)]
         self._memory = _shared_file() if workers else None
         self._free = weakref.finalize(self, _free, self._workers, self._chunk, self._memory)
         try:
@@ -342,13 +106,13 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self.single_observation_space, self.single_action_space = reply.spaces
         self.observation_space = batch_space(single_observation, self.num_envs)
         self.action_space = batch_space(single_action, self.num_envs)
-        self._layout = _Layout(single_observation, single_action, self.num_envs, render_size)
-        self._board = _Board(self._layout)
+        self._layout = Layout(single_observation, single_action, self.num_envs, render_size)
+        self._board = Board(self._layout)
         if self._chunk is not None:
             self._chunk.board = self._board
         if self._memory is not None:
             os.ftruncate(self._memory, self._board.num_bytes)
-            self._board = _Board(self._layout, mmap.mmap(self._memory, self._board.num_bytes))
+            self._board = Board(self._layout, mmap.mmap(self._memory, self._board.num_bytes))
             for worker in self._workers:
                 worker.attach(self._layout, self._memory)
 
@@ -378,7 +142,7 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         for slot, assignment in chosen.items():
             self._assignments[slot] = assignment
             self._active[slot] = True
-        messages: dict[int, _Message] = {}
+        messages: dict[int, Message] = {}
         for index, slots in enumerate(self._parts()):
             part = {slot: chosen[slot] for slot in slots if slot in chosen}
             if part:
@@ -450,7 +214,7 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
     def _parts(self) -> list[Sequence[int]]:
         return [worker.slots for worker in self._workers] or [range(self.num_envs)]
 
-    def _to_active(self, name: str) -> dict[int, _Message]:
+    def _to_active(self, name: str) -> dict[int, Message]:
         self._board.active[:] = self._active
         parts = enumerate(self._parts())
         return {i: (name, None) for i, part in parts if self._active[part].any()}
@@ -461,11 +225,11 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
                 assert self._memory is not None
                 worker.attach(self._layout, self._memory)
 
-    def _exchange(self, messages: Mapping[int, _Message]) -> _Reply:
+    def _exchange(self, messages: Mapping[int, Message]) -> Reply:
         """Asks some chunks at the same time and gathers their answers."""
         if self.closed:
             raise ValueError("the vector environment is closed: make a new one with make_vec")
-        reply = _Reply()
+        reply = Reply()
         if self._chunk is not None:
             for message in messages.values():
                 reply.add(self._chunk.handle(message))
@@ -486,7 +250,7 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         reply.failures = {slot: text for slot, text in reply.failures.items() if running[slot]}
         return reply
 
-    def _gather(self, pending: dict[Any, _Worker], reply: _Reply) -> None:
+    def _gather(self, pending: dict[Any, Worker], reply: Reply) -> None:
         """Takes the answers of the pending workers as they come, until time is over."""
         deadline = time.monotonic() + self._timeout_s
         while pending:
@@ -499,7 +263,7 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
                     reply.add(worker.lost(text + "a slower simulator needs a longer timeout_s"))
                 return
 
-    def _raise(self, reply: _Reply, result: Any) -> None:
+    def _raise(self, reply: Reply, result: Any) -> None:
         """Makes failed slots idle and says so."""
         if reply.failures:
             self._active[list(reply.failures)] = False
@@ -563,23 +327,7 @@ def _shared_file() -> int:
         return os.dup(file.fileno())
 
 
-@contextlib.contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Processes started inside use one thread each: there is one for every core already.
-
-    It must be in the environment when they start, before their NumPy is imported.
-    """
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
-
-
-def _free(workers: Sequence[_Worker], chunk: _Chunk | None, memory: int | None) -> None:
+def _free(workers: Sequence[Worker], chunk: Chunk | None, memory: int | None) -> None:
     """Frees what a vector environment holds; also runs when it is forgotten or Python exits."""
     for worker in workers:
         if worker.connection is not None:

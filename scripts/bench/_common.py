@@ -43,7 +43,9 @@ class Rates:
 
 def arguments(name: str, description: str, *, rounds: int = 5) -> argparse.ArgumentParser:
     """A parser with the options that all benchmarks have."""
-    parser = argparse.ArgumentParser(prog=f"python -m scripts.bench.{name}", description=description)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m scripts.bench.{name}", description=description
+    )
     parser.add_argument("--rounds", type=int, default=rounds, help="visits of each case")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads")
     parser.add_argument("--json", type=Path, default=Path(f"bench-{name}.json"), help="output")

@@ -1,4 +1,4 @@
-"""What several benchmarks need: made-up data, the shipped policy, and the usual map-style loader."""
+"""What several benchmarks need: made-up data, the shipped policy and the usual item loader."""
 
 from __future__ import annotations
 

@@ -132,8 +132,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     rates = measure(cases, rounds=options.rounds, seconds=options.seconds)
     steps, peaks = rates[:-2], rates[-2:]
     size = config["train"]["batch_size"]
-    gflop = step_flop(policy, next(Offline(windows, batch_size=size, obs_horizon=policy.obs_horizon,
-                                           pred_horizon=policy.pred_horizon))) / 1e9
+    gflop = (
+        step_flop(
+            policy,
+            next(
+                Offline(
+                    windows,
+                    batch_size=size,
+                    obs_horizon=policy.obs_horizon,
+                    pred_horizon=policy.pred_horizon,
+                )
+            ),
+        )
+        / 1e9
+    )
     count = sum(p.numel() for p in policy.parameters())
     print(f"{count:,} parameters, {gflop:.2f} GFLOP in the matrix products of a step")
     report.content["gflop"], report.content["parameters"] = gflop, count

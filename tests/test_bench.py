@@ -1,0 +1,129 @@
+"""Each benchmark runs in the smallest size, prints its tables and writes its figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from embodied.data.windows import Windows
+from scripts.bench import evaluation, latency, loader, train
+from scripts.bench._common import Case, Rates, figure, measure, rate_rows, ratios, spread
+from scripts.bench._setup import Items, RandomEpisodes, collated
+
+Main = Callable[[list[str]], None]
+
+
+@pytest.fixture(autouse=True)
+def _same_threads_afterwards() -> Any:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def run(main: Main, path: Path, *arguments: str) -> dict[str, Any]:
+    main(["--rounds", "2", "--json", str(path), *arguments])
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def check_tables(content: dict[str, Any], printed: str, *cases: str) -> None:
+    rows = [row for table in content["tables"].values() for row in table]
+    names = " | ".join(row["case"] for row in rows)
+    assert all(case in names for case in cases)
+    assert all(row["case"] in printed for row in rows)
+    assert content["hardware"]["cores"] >= 1
+    rounds = [case for table in content["rounds"].values() for case in table.values()]
+    assert rounds
+    assert all(len(case["wall"]) == 2 and min(case["wall"]) > 0 for case in rounds)
+    assert f"Limit: {content['limit']}" in printed
+
+
+def test_a_visit_counts_units_per_second() -> None:
+    calls = []
+    cases = [Case("one", lambda: float(len(calls.append(1) or calls) > 0)), Case("two", lambda: 2)]
+    one, two = measure(cases, rounds=3, seconds=0.0)
+    assert (one.name, len(one.wall), len(two.cpu)) == ("one", 3, 3)
+    assert len(calls) == 4  # once to warm up
+    assert min(*one.wall, *two.wall) > 0
+
+
+def test_ratios_are_taken_within_each_round() -> None:
+    # The machine became twice as slow in the second round; the ratio does not notice.
+    base, other = Rates("a", (4.0, 2.0), (1.0, 1.0)), Rates("b", (8.0, 4.0), (3.0, 1.0))
+    assert ratios(other.wall, base.wall) == [2.0, 2.0]
+    row = rate_rows([base, other], "steps", {"samples/s": 100.0})[1]
+    assert row["ratio"] == "2.00x [2.00, 2.00]"
+    assert row["CPU ratio"] == "2.00x [1.00, 3.00]"
+    assert (row["steps/s"], row["samples/s"], row["spread"]) == ("6", "600", "33%")
+    assert spread((2.0, 4.0, 3.0)) == pytest.approx(1 / 3)
+    assert [figure(x) for x in (0.12345, 12.345, 12345.6)] == ["0.123", "12.3", "12,346"]
+
+
+def test_both_loaders_give_the_same_windows() -> None:
+    episodes = RandomEpisodes(300, {"front": (4, 6)})
+    windows = Windows.load(episodes, label="action")
+    index = torch.tensor([0, 1, 99, 100, 198, 299])
+    ours = windows.gather(index, obs_horizon=2, pred_horizon=3)
+    items = Items(windows, obs_horizon=2, pred_horizon=3)
+    theirs = collated(torch.utils.data.default_collate([items[i] for i in index.tolist()]))
+    for mine, other in (
+        (ours.observation.state, theirs.observation.state),
+        (ours.observation.images["front"], theirs.observation.images["front"]),
+        (ours.action, theirs.action),
+        (ours.mask, theirs.mask),
+    ):
+        np.testing.assert_array_equal(mine, other)
+    assert ours.condition.language == theirs.condition.language
+
+
+def test_the_loader_benchmark_compares_three_ways(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ("--seconds", "0", "--frames", "300", "--image-frames", "100", "--batch-size", "4")
+    content = run(loader.main, tmp_path / "loader.json", *sizes)
+    names = ("default_collate", "in memory", "memory-mapped")
+    check_tables(content, capsys.readouterr().out, *names)
+    assert len(content["tables"]) == 3
+
+
+def test_the_training_benchmark_relates_steps_to_the_peak(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ("--seconds", "0", "--frames", "300", "--gemm-size", "64")
+    content = run(train.main, tmp_path / "train.json", *sizes)
+    names = ("plain loop", "ours, fp32", "ours, bf16", "default_collate", "matrix product")
+    check_tables(content, capsys.readouterr().out, *names)
+    # Forward and backward cost about six operations for each parameter, token and row.
+    tokens = 7  # sigma, instruction, state, four actions
+    assert content["gflop"] * 1e9 == pytest.approx(6 * content["parameters"] * tokens * 256, rel=0.3)
+    assert len(content["tables"]["Fraction of the peak"]) == 4
+
+
+def test_the_latency_benchmark_counts_evaluations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ("--calls", "3", "--threads", "1", "--steps", "1", "3")
+    content = run(latency.main, tmp_path / "latency.json", *sizes)
+    check_tables(content, capsys.readouterr().out, "euler, 1 step", "heun, 3 steps")
+    (rows,) = content["tables"].values()
+    assert {row["case"]: row["evaluations"] for row in rows} == {
+        "euler, 1 step": "1",
+        "euler, 3 steps": "3",
+        "heun, 3 steps": "5",
+    }
+
+
+@pytest.mark.slow
+def test_the_evaluation_benchmark_times_three_things(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ("--seconds", "0", "--constructions", "2", "--episode-steps", "4")
+    content = run(evaluation.main, tmp_path / "evaluation.json", *sizes)
+    check_tables(content, capsys.readouterr().out, "AsyncVectorEnv", "ours, 20 slots", "mj_step")
+    assert len(content["tables"]) == 3

@@ -1,0 +1,95 @@
+"""Whole runs: what they leave behind, that evaluation repeats, and that a task is solved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import embodied
+from embodied.loggers import read_jsonl
+from embodied.results import read_results
+from tests.conftest import compose_config
+
+Compose = Callable[..., dict[str, Any]]
+SCORED = ("protocol.goals_per_task=3", "protocol.max_steps=30")
+
+
+@pytest.fixture(scope="module")
+def run(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    assert embodied.train(compose(run, *SCORED)) == run / "results.json"
+    return run
+
+
+def test_a_run_leaves_metrics_checkpoints_results_and_a_report(run: Path) -> None:
+    assert [row["step"] for row in read_jsonl(run / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert "<svg" in (run / "report.html").read_text() or (run / "report.html").stat().st_size > 999
+    assert set(json.loads((run / "wall_clock.json").read_text())) >= {"data", "train", "evaluate"}
+    results = read_results(run)
+    assert results.protocol == "point"
+    assert len(results.valid) == 12
+    assert results.config["policy"]["dim"] == 16
+    assert results.fingerprint
+    assert {"python", "torch", "mujoco", "embodied-policies"} <= results.versions.keys()
+
+
+def test_evaluating_the_checkpoint_gives_the_same_episodes(run: Path, tmp_path: Path) -> None:
+    arguments = (f"checkpoint={run}", f"output={tmp_path}", "protocol=point", "device=cpu")
+    more = ("threads=1", "eval.num_envs=3", "eval.workers=0", "eval.inference_batch=4")
+    config = compose_config(*arguments, *SCORED, *more, name="evaluate")
+    assert embodied.evaluate(config) == tmp_path / "results.json"
+    again, before = read_results(tmp_path), read_results(run)
+    assert again.outcomes == before.outcomes
+    assert again.config["seed"] == before.config["seed"]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(
+    run: Path, compose: Compose, tmp_path: Path
+) -> None:
+    metrics = (run / "metrics.jsonl").read_bytes()
+    for name, seed in {"same": 0, "other": 1}.items():
+        embodied.train(compose(tmp_path / name, *SCORED, f"seed={seed}"))
+        assert ((tmp_path / name / "metrics.jsonl").read_bytes() == metrics) is (name == "same")
+
+
+def test_probes_are_reported_beside_the_protocol(compose: Compose, tmp_path: Path) -> None:
+    probe = {"_target_": "embodied.protocols.Protocol", "name": "told-another", "max_steps": 10}
+    config = compose(tmp_path, "train.steps=1")
+    config["probes"] = {"other_instruction": {**probe, "goals_per_task": 1, "wording": "other"}}
+    embodied.train(config)
+    probes = read_results(tmp_path).probes
+    assert set(probes) == {"other_instruction", "other_instruction_expert"}
+
+
+def test_wandb_offline_needs_no_network_and_the_local_metrics_are_the_same(
+    run: Path, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    embodied.train(compose(tmp_path, *SCORED, "logger=wandb"))
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
+
+
+def test_the_default_policy_reads_instructions_and_solves_the_point_world(tmp_path: Path) -> None:
+    config = compose_config(
+        "task=point",
+        "device=cpu",
+        "threads=1",
+        f"run_dir={tmp_path / 'run'}",
+        f"data_dir={tmp_path / 'data'}",
+        "+task.collect.workers=1",
+        "+task.collect.progress=false",
+        "algorithm.precision=fp32",
+        "train.steps=300",
+        "eval.workers=0",
+        "protocol.goals_per_task=5",
+        "video.per_task=0",
+        "~probes",
+    )
+    embodied.train(config)
+    assert read_results(tmp_path / "run").success().mean >= 0.8
