@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,20 @@ def encode_mp4(frames: Sequence[NDArray[np.uint8]], *, fps: float) -> bytes:
         ImportError: PyAV is not installed.
         ValueError: there are no frames.
     """
-    import av
-
     if not frames:
         raise ValueError("a film needs at least one frame, got none")
+    with TemporaryDirectory() as folder:
+        # A file, because moving the index to the front reads back what was written.
+        path = Path(folder) / "film.mp4"
+        _write(path, frames, fps)
+        return path.read_bytes()
+
+
+def _write(path: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> None:
+    import av
+
     height, width = (size - size % 2 for size in frames[0].shape[:2])
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(path, "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": "25", "preset": "veryfast"}
@@ -31,4 +39,3 @@ def encode_mp4(frames: Sequence[NDArray[np.uint8]], *, fps: float) -> bytes:
             image = np.ascontiguousarray(frame[:height, :width])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
-    return buffer.getvalue()

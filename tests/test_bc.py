@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,35 +60,20 @@ def test_the_schedule_survives_odd_lengths() -> None:
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
-def test_micro_batches_change_nothing(make_policy: MakePolicy, accumulate: int) -> None:
-    """Rows differ in their number of valid steps, so a mean of means would be another loss."""
-    whole, parts = make_bc(make_policy()), make_bc(make_policy(), accumulate=accumulate)
-    for step in range(3):
-        batch = make_batch(seed=step)
-        expected, found = whole.update(batch, step), parts.update(batch, step)
-        assert float(found["loss"]) == pytest.approx(float(expected["loss"]), abs=1e-5)
-        assert float(found["grad_norm"]) == pytest.approx(float(expected["grad_norm"]), rel=1e-3)
-        if step == 0:  # later Adam divides tiny gradients by tiny deviations
-            for name, p in whole.policy.named_parameters():
-                torch.testing.assert_close(
-                    parts.policy.get_parameter(name), p, atol=2e-4, rtol=0, msg=name
-                )
-
-
-@pytest.mark.parametrize("accumulate", [2, 4])
 def test_micro_batches_have_the_gradient_of_the_whole(
     make_policy: MakePolicy, accumulate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Rows differ in their number of valid steps, so a mean of means would be another loss."""
+
     def gradients(bc: BC) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        named = dict(bc.policy.named_parameters())
-        monkeypatch.setattr(
-            bc.optimizer,
-            "step",
-            lambda: found.update(
-                {k: p.grad.clone() for k, p in named.items() if p.grad is not None}
-            ),
-        )
+
+        def keep() -> None:
+            for name, p in bc.policy.named_parameters():
+                assert p.grad is not None
+                found[name] = p.grad.clone()
+
+        monkeypatch.setattr(bc.optimizer, "step", keep)
         bc.update(make_batch(), 0)
         return found
 
@@ -112,7 +98,10 @@ def test_a_loaded_algorithm_goes_on_bit_by_bit(make_policy: MakePolicy) -> None:
     for step in range(3):
         first.update(make_batch(seed=step), step)
     groups, document = first.state_dict()
-    state = {**groups, "policy": first.inference_state()}
+    state = {
+        name: {key: x.clone() for key, x in group.items()}  # the state is not a copy by itself
+        for name, group in {**groups, "policy": first.inference_state()}.items()
+    }
     second = make_bc(make_policy(seed=1))  # other weights, so that loading is not a formality
     second.load_state_dict(state, document)
     for step in range(3, 6):
@@ -142,9 +131,11 @@ def test_inference_state_carries_the_statistics(make_policy: MakePolicy) -> None
 
 
 def test_training_lowers_the_loss(make_policy: MakePolicy) -> None:
-    bc = make_bc(make_policy(), learning_rate=3e-3)
-    losses = [float(bc.update(make_batch(), step)["loss"]) for step in range(60)]
-    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    bc = make_bc(make_policy(), learning_rate=5e-3)
+    batch = make_batch(rows=32)
+    batch = replace(batch, action=batch.action[:1].expand(32, 4, 2))
+    losses = [float(bc.update(batch, step)["loss"]) for step in range(80)]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
 def test_gradients_are_clipped(make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch) -> None:

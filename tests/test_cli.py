@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import runpy
 import shutil
 import sys
@@ -215,3 +216,11 @@ def test_a_sweep_is_told_and_goes_on(capsys: Any) -> None:
     with pytest.raises(ConfigError), clear_errors(exits=False):
         resolve([1])
     assert capsys.readouterr().err.startswith("error: E_CONFIG_KEY")
+
+
+def test_every_error_code_is_documented_and_no_other() -> None:
+    folders = ("embodied", "envs", "datasets", "scripts")
+    sources = [path.read_text() for name in folders for path in (ROOT / name).rglob("*.py")]
+    used = set(re.findall(r"\bE_[A-Z_]+(?=[:\"])", "\n".join(sources)))
+    documented = set(re.findall(r"^\| `(E_[A-Z_]+)`", (ROOT / "docs/errors.md").read_text(), re.M))
+    assert documented == used

@@ -26,9 +26,12 @@ RUNS = {
     "fsdp-accumulate": ("algorithm.strategy=fsdp", "algorithm.accumulate=2"),
     "fsdp-from-one": ("algorithm.strategy=fsdp",),
 }
-# Starting torch twice for each run would take most of the time, so one launch trains them all.
+# Starting torch twice for each run would take most of the time, so one launch trains them all. The
+# group is joined once: torchrun's store would hand the second group the addresses of the first.
 DRIVER = """
 import json, pathlib, runpy, sys
+import torch.distributed
+torch.distributed.destroy_process_group = lambda: None
 script, runs = sys.argv[1], json.loads(pathlib.Path(sys.argv[2]).read_text())
 for arguments in runs:
     sys.argv = [script, *arguments]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -9,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from embodied.evaluation import Frames, evaluate
-from embodied.results import Outcome
-from embodied.rollout import Actor, Arrays, Mask
 from embodied.suites import Assignment, SlotError
 from embodied_envs.point import TASKS, PointEnv, PointSuite
 from embodied_envs.vector import WorkerVectorEnv, make_vec
+
+if TYPE_CHECKING:  # each worker process imports this file, and would wait for torch
+    from embodied.evaluation import Frames
+    from embodied.results import Outcome
+    from embodied.rollout import Actor, Arrays, Mask
 
 MAX_STEPS = 30
 SUITE = PointSuite(max_steps=MAX_STEPS)
@@ -70,8 +73,6 @@ class FaultyEnv(PointEnv):
             raise ZeroDivisionError("the table has fallen")
         if self.due("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.due("stop"):
-            os.kill(os.getpid(), signal.SIGSTOP)
         if self.due("sleep"):
             time.sleep(1000)
 
@@ -104,6 +105,12 @@ class Wanderer:
         return actions
 
 
+def evaluate(*args: Any, **options: Any) -> tuple[Outcome, ...]:
+    from embodied import evaluation
+
+    return evaluation.evaluate(*args, **options)
+
+
 def run(
     envs: WorkerVectorEnv, assignments: Sequence[Assignment] = ASSIGNMENTS, horizon: int = 1
 ) -> tuple[Outcome, ...]:
@@ -111,8 +118,10 @@ def run(
     return evaluate(actor, envs, assignments, max_steps=MAX_STEPS)
 
 
-def undisturbed(assignments: Sequence[Assignment], horizon: int = 1) -> tuple[Outcome, ...]:
-    return run(make_vec(SUITE, 1), assignments, horizon)  # a plain point ignores faults
+@functools.cache
+def undisturbed(horizon: int = 1) -> tuple[Outcome, ...]:
+    """What becomes of the assignments in one slot where nothing fails."""
+    return run(make_vec(SUITE, 1), horizon=horizon)
 
 
 def with_faults(faults: dict[int, str]) -> list[Assignment]:
@@ -121,17 +130,18 @@ def with_faults(faults: dict[int, str]) -> list[Assignment]:
     ]
 
 
-def lost(outcomes: Sequence[Outcome], assignments: Sequence[Assignment]) -> set[int]:
+def lost(
+    outcomes: Sequence[Outcome], assignments: Sequence[Assignment], horizon: int = 1
+) -> set[int]:
     """Indices of the invalid outcomes, after a check that all others are as without faults."""
     assert [outcome.assignment for outcome in outcomes] == list(assignments)
-    wanted = undisturbed(assignments)
-    invalid = {index for index, outcome in enumerate(outcomes) if not outcome.valid}
-    for index in set(range(len(outcomes))) - invalid:
-        assert outcomes[index] == wanted[index]
-    for index in invalid:
-        assert outcomes[index].reason
-        assert not outcomes[index].success
-    return invalid
+    for outcome, plain in zip(outcomes, undisturbed(horizon), strict=True):
+        if outcome.valid:
+            assert replace(outcome, assignment=plain.assignment) == plain
+        else:
+            assert outcome.reason
+            assert not outcome.success
+    return {index for index, outcome in enumerate(outcomes) if not outcome.valid}
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +167,8 @@ def pool() -> Iterator[WorkerVectorEnv]:
 
 def by_hand(assignment: Assignment, success: str, max_steps: int) -> Outcome:
     """The same episode in a plain environment."""
+    from embodied.results import Outcome
+
     env, actor = SUITE.make_env(), Wanderer(1)
     options = {name: getattr(assignment, name) for name in ("task", "goal", "benchmark_seed")}
     seen, _ = env.reset(seed=assignment.seed, options=options)
@@ -181,9 +193,8 @@ def test_outcomes_equal_those_of_a_plain_environment(success: str, max_steps: in
 
 @pytest.mark.parametrize("horizon", [1, 4])
 def test_the_number_of_slots_changes_no_outcome(horizon: int) -> None:
-    wanted = undisturbed(ASSIGNMENTS, horizon)
     for num_envs in (2, 5, 20):
-        assert run(make_vec(SUITE, num_envs), horizon=horizon) == wanted
+        assert run(make_vec(SUITE, num_envs), horizon=horizon) == undisturbed(horizon)
 
 
 def test_no_assignments_have_no_outcomes() -> None:
@@ -233,7 +244,6 @@ def test_a_success_that_does_not_last_counts_under_any_only(
     [
         ("kill", "died with exit code -9"),
         ("sleep", r"gave no answer for 2\.0 s and was killed"),
-        ("stop", r"gave no answer for 2\.0 s and was killed"),
     ],
 )
 def test_a_lost_worker_costs_the_episodes_in_its_slots(
@@ -251,17 +261,13 @@ def test_a_lost_worker_costs_the_episodes_in_its_slots(
 
 
 def test_workers_may_die_again_and_again(pool: WorkerVectorEnv) -> None:
-    faults = {1: "kill at 2", 5: "kill at 0", 11: "kill at 1"}
+    faults = {1: "kill at 0", 9: "kill at 2"}
     assignments = with_faults(faults)
     outcomes = run(pool, assignments, horizon=3)
-    wanted = undisturbed(assignments, horizon=3)
-    invalid = {index for index, outcome in enumerate(outcomes) if not outcome.valid}
+    invalid = lost(outcomes, assignments, horizon=3)
     assert set(faults) <= invalid
     assert len(invalid) <= 2 * len(faults)  # slots of a process
     assert all("died with exit code -9" in outcomes[index].reason for index in invalid)
-    assert [o for o in outcomes if o.valid] == [
-        each for index, each in enumerate(wanted) if index not in invalid
-    ]
 
 
 def test_a_process_killed_from_outside_costs_its_episodes(pool: WorkerVectorEnv) -> None:
@@ -304,14 +310,14 @@ def test_an_environment_that_raises_costs_one_episode(pool: WorkerVectorEnv, whe
 FAULTS = st.sampled_from(["raise at 0", "raise at 1", "raise at 5", "explode at 2"])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     faults=st.dictionaries(st.integers(0, 11), FAULTS),
     num_envs=st.integers(1, 6),
 )
 def test_exactly_the_faulty_episodes_are_lost(faults: dict[int, str], num_envs: int) -> None:
     assignments = with_faults(faults)
-    wanted = undisturbed(assignments)
+    wanted = undisturbed()
     # An episode that ends before its fault is due is a good one.
     due = {i for i, fault in faults.items() if int(fault[-1]) <= wanted[i].steps}
     outcomes = run(make_vec(FaultySuite(max_steps=MAX_STEPS), num_envs), assignments)
@@ -330,7 +336,7 @@ def test_an_evaluation_in_which_nothing_works_still_ends(
 def test_a_failure_without_a_word_is_not_taken_for_a_result() -> None:
     class Silent(SlotError):
         slots = (0,)
-        result = ({"state": np.zeros((1, 10), np.float32)}, {})
+        result: Any = ({"state": np.zeros((1, 10), np.float32)}, {})
 
     class Mute(Stay):
         def reset(self, *, options: Any) -> Any:

@@ -104,7 +104,7 @@ def test_one_task_has_no_other() -> None:
 
 
 def test_a_task_without_held_out_texts_is_named() -> None:
-    with pytest.raises(ValueError, match="wording 'held_out' .* task-0 has none"):
+    with pytest.raises(ValueError, match=r"wording 'held_out' .* task-0 has none"):
         Protocol("p", wording="held_out").assignments(ManyTasks())
 
 

@@ -66,6 +66,7 @@ def collect(
     episodes_per_task: int,
     benchmark_seed: int = 0,
     noise: Sequence[float] = (0.0, 0.1, 0.2),
+    noise_hold: int = 1,
     seed: int = 0,
     steps_after_success: int = 10,
     cross_instruction_fraction: float = 0.0,
@@ -80,8 +81,12 @@ def collect(
 
     Args:
         episodes_per_task: of each task's own expert; episode i starts from goal i % num_goals.
-        benchmark_seed: the seed that the suite draws its goals with.
+        benchmark_seed: the seed that the suite draws its goals with; the next ones follow where
+            episodes_per_task exceeds the number of goals.
         noise: standard deviations, environment units of the action; one per episode in turn.
+        noise_hold: steps for which a draw of the noise lasts. Longer pushes carry the robot
+            further from the expert's path, so that the way back is learned too (DART, Laskey et
+            al. 2017, arXiv:1703.09327, has 1).
         steps_after_success: an episode ends this many steps after the first success.
         cross_instruction_fraction: further episodes per task, as a share of `episodes_per_task`,
             in which another task's expert acts and its instruction is given, so that the words and
@@ -96,6 +101,7 @@ def collect(
         suite=suite,
         benchmark_seed=benchmark_seed,
         noise=tuple(noise),
+        noise_hold=noise_hold,
         seed=seed,
         steps_after_success=steps_after_success,
         cross_instruction_steps=cross_instruction_steps,

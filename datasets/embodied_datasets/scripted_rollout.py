@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ class Settings:
     suite: Suite
     benchmark_seed: int
     noise: tuple[float, ...]
+    noise_hold: int
     seed: int
     steps_after_success: int
     cross_instruction_steps: int
@@ -62,7 +64,7 @@ def run_episode(
     suite = settings.suite
     assignment, expert_task, noise = _assign(settings, job, attempt)
     limit = settings.cross_instruction_steps if job.cross else suite.max_steps
-    act = _noisy_expert(env, suite, expert_task, noise, assignment.seed)
+    act = _noisy_expert(env, suite, expert_task, noise, settings.noise_hold, assignment.seed)
     options = {
         "task": assignment.task,
         "goal": assignment.goal,
@@ -114,13 +116,15 @@ def run_episode(
 
 
 def _noisy_expert(
-    env: gymnasium.Env[Any, Any], suite: Suite, task: str, noise: float, seed: int
+    env: gymnasium.Env[Any, Any], suite: Suite, task: str, noise: float, hold: int, seed: int
 ) -> Callable[[Mapping[str, Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """What maps observations to (the action to execute, the expert's own), each (A,)."""
     space = env.action_space
     assert isinstance(space, gymnasium.spaces.Box)
     expert = suite.expert(task)
     random = np.random.default_rng([seed, 1])  # not the environment's stream of the same seed
+    pushes = (random.standard_normal(space.shape) for _ in itertools.count())
+    push = itertools.chain.from_iterable(itertools.repeat(x, hold) for x in pushes)
 
     def act(
         observation: Mapping[str, Any],
@@ -128,7 +132,7 @@ def _noisy_expert(
         view = getattr(env.unwrapped, "full_observation", observation["state"])
         # Clipped first: experts that ask for far more than the bounds would drown the noise.
         label = np.clip(expert(view), space.low, space.high).astype(np.float32)
-        noisy = label + noise * random.standard_normal(label.shape)
+        noisy = label + noise * next(push)
         return np.clip(noisy, space.low, space.high).astype(np.float32), label
 
     return act
@@ -146,7 +150,7 @@ def _assign(settings: Settings, job: Job, attempt: int) -> tuple[Assignment, str
     assignment = Assignment(
         task=task,
         goal=job.number % suite.num_goals,
-        benchmark_seed=settings.benchmark_seed,
+        benchmark_seed=settings.benchmark_seed + job.number // suite.num_goals,
         seed=seed,
         instruction=_cycle(instructions(suite, expert), job.number, [*stream, 1]),
     )

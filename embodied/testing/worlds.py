@@ -132,8 +132,9 @@ def _check_repeats(
 def _play(
     suite: Suite, env: gymnasium.Env[Any, Any], task: str, seed: int, num_steps: int
 ) -> Trajectory:
-    """What an episode shows; arrays are kept as given, so reuse of their memory is noticed."""
+    """What an episode shows under random actions."""
     trajectory: Trajectory = [(_start(suite, env, task, seed), 0.0, False, False)]
+    start = {name: x.copy() for name, x in trajectory[0][0].items()}
     assert isinstance(env.action_space, spaces.Box)
     random = np.random.default_rng(seed)
     low, high = env.action_space.low, env.action_space.high
@@ -143,6 +144,8 @@ def _play(
         trajectory.append((observation, float(reward), terminated, truncated))
         if terminated or truncated:
             break
+    kept = all(np.array_equal(x, trajectory[0][0][name]) for name, x in start.items())
+    require(kept, "an observation changed after it was returned; return a copy")
     return trajectory
 
 

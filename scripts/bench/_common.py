@@ -44,7 +44,9 @@ class Rates:
 def arguments(name: str, description: str, *, rounds: int = 5) -> argparse.ArgumentParser:
     """A parser with the options that all benchmarks have."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m scripts.bench.{name}", description=description
+        prog=f"python -m scripts.bench.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=rounds, help="visits of each case")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads")
