@@ -124,7 +124,8 @@ class Trainer:
         if found is None:
             return
         state = found.documents["state"]
-        tensors = {name: dict(group) for name, group in found.tensors.items()}
+        # Sorted, because shards are scattered name by name and every rank must do so in one order.
+        tensors = {name: dict(sorted(group.items())) for name, group in found.tensors.items()}
         self.algorithm.load_state_dict(tensors, state["algorithm"])
         self.source.load_state_dict(state["source"])
         self._means.sums = {k: v.to(self.world.device) for k, v in tensors["metrics"].items()}

@@ -132,7 +132,9 @@ def test_every_sampler_keeps_mean_and_variance_with_many_steps(name: str) -> Non
     assert x.std().item() == pytest.approx(STD, abs=0.03)
 
 
-@pytest.mark.parametrize(("name", "schedule", "num_steps"), [*product(SAMPLERS, SCHEDULES, (1, 2, 7))])
+@pytest.mark.parametrize(
+    ("name", "schedule", "num_steps"), [*product(SAMPLERS, SCHEDULES, (1, 2, 7))]
+)
 def test_one_possible_action_is_found_in_any_number_of_steps(
     name: str, schedule: str, num_steps: int
 ) -> None:

@@ -161,7 +161,10 @@ class Report:
         lines.insert(1, ["-" * width for width in widths])
         print(f"\n{title}\n")
         for line in lines:
-            print("| " + " | ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)) + " |")
+            print(
+                "| " + " | ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)) + " |",
+                flush=True,
+            )
 
     def close(self, limit: str) -> None:
         """Says what limits the figures, and writes the file."""
