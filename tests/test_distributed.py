@@ -19,6 +19,7 @@ from scripts.drill import differences
 
 Compose = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.timeout(900)
 RUNS = {
     "ddp": ("algorithm.strategy=ddp",),
     "fsdp": ("algorithm.strategy=fsdp",),
@@ -51,6 +52,18 @@ def rewind(run: Path) -> None:
     (run / "results.json").unlink()
 
 
+def run_group(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Runs a command, and ends its children too if it does not end by itself."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=800)
+        except BaseException:
+            process.terminate()  # torchrun then ends its children, which no signal of ours reaches
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
 @pytest.fixture(scope="module")
 def launch(
     tiny: tuple[str, ...], compose: Compose, tmp_path_factory: pytest.TempPathFactory
@@ -65,10 +78,7 @@ def launch(
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     files = [root / "driver.py", ROOT / "train.py", root / "runs.json"]
-    process = subprocess.run(
-        [*torchrun, *map(str, files)], capture_output=True, text=True, check=False, timeout=280
-    )
-    return Launch(root, process)
+    return Launch(root, run_group([*torchrun, *map(str, files)]))
 
 
 def assert_same_curve(run: Path, one: Path) -> None:

@@ -145,6 +145,13 @@ def test_the_head_keeps_the_contract(sampler: str) -> None:
     check_head(head, torch.randn(5, 2, 16), torch.rand(5, 3, 2) * 2 - 1)
 
 
+def test_patches_of_actions_keep_the_contract() -> None:
+    head = make_head(pred_horizon=6, patch=3)
+    check_head(head, torch.randn(5, 2, 16), torch.rand(5, 6, 2) * 2 - 1)
+    with pytest.raises(ValueError, match="pred_horizon must be a multiple of patch, got 3 and 2"):
+        make_head(patch=2)
+
+
 def test_the_schedule_is_no_part_of_the_state_dict() -> None:
     few, many = make_head(num_steps=2), make_head(seed=1, num_steps=9)
     many.load_state_dict(few.state_dict())

@@ -62,7 +62,9 @@ class EDMHead(ActionHead):
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}")
         if pred_horizon % patch:
-            raise ValueError(f"pred_horizon must be a multiple of patch, got {pred_horizon}, {patch}")
+            raise ValueError(
+                f"pred_horizon must be a multiple of patch, got {pred_horizon} and {patch}"
+            )
         self.shape = (pred_horizon, action_dim)
         self.patch = patch
         self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
@@ -81,7 +83,8 @@ class EDMHead(ActionHead):
         patches = rearrange(x, "b (l p) a -> b l (p a)", p=self.patch)
         actions = self.embed_action(patches) + self.position + level
         tokens = self.trunk(torch.cat([context, actions], dim=1))[:, context.shape[1] :]
-        return rearrange(self.out(tokens), "b l (p a) -> b (l p) a", p=self.patch)
+        out: Tensor = rearrange(self.out(tokens), "b l (p a) -> b (l p) a", p=self.patch)
+        return out
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """c_skip, c_out, c_in (Karras et al. 2022, Table 1; BESO, Eq. 6)."""

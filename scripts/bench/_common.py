@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -161,10 +162,8 @@ class Report:
         lines.insert(1, ["-" * width for width in widths])
         print(f"\n{title}\n")
         for line in lines:
-            print(
-                "| " + " | ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)) + " |",
-                flush=True,
-            )
+            print("| " + " | ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)) + " |")
+        sys.stdout.flush()  # the next table can be minutes away, and stdout a file
 
     def close(self, limit: str) -> None:
         """Says what limits the figures, and writes the file."""
