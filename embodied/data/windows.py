@@ -116,18 +116,23 @@ class Windows:
         past = torch.maximum(index[:, None] + back, first).to(device, non_blocking=True)
         future = torch.minimum(ahead, last).to(device, non_blocking=True)
         images = {
-            name.removeprefix("images."): x[past]
+            name.removeprefix("images."): _take(x, past)
             for name, x in self.columns.items()
             if name.startswith("images.")
         }
         return Batch(
-            observation=Observation(state=self.columns["state"][past], images=images),
+            observation=Observation(state=_take(self.columns["state"], past), images=images),
             condition=Condition(
                 language=tuple(self.texts[i] for i in self.text_index[index].tolist())
             ),
-            action=self.columns["action"][future],
+            action=_take(self.columns["action"], future),
             mask=(ahead <= last).to(device, non_blocking=True),
         )
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """x[index], which for rows of images is 9 times slower on a CPU."""
+    return x.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
 def _fill(

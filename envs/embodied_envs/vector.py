@@ -276,7 +276,7 @@ def make_vec(
     *,
     workers: int = 0,
     render_size: tuple[int, int] | None = None,
-    timeout_s: float = 120.0,
+    timeout_s: float = 300.0,
 ) -> WorkerVectorEnv:
     """A vector environment over N slots of a suite, in which each slot runs assigned episodes.
 
