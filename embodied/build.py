@@ -38,6 +38,7 @@ _MACHINERY = (
     "embodied.evaluate",
     "embodied.experiment",
     "embodied.locks",
+    "embodied.resume",
     "embodied.train",
 )
 _SPECIAL = {"_target_", "_args_", "_partial_", "_convert_", "_recursive_"}

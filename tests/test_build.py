@@ -102,7 +102,7 @@ HARMFUL: dict[str, dict[str, Any]] = {
     "pickle.loads": {"_args_": [b"cos\nsystem\n(S'touch {m}'\ntR."]},
     "shutil.copy": {"src": "payload.pt", "dst": "{m}"},
     "pathlib.Path.write_text": {"_args_": [Path("marker"), "x"]},
-    "embodied.checkpoint.torch.load": {"f": "payload.pt", "weights_only": False},
+    "embodied.resume.torch.load": {"f": "payload.pt", "weights_only": False},
     "embodied.structs.torch.load": {"f": "payload.pt", "weights_only": False},
     "embodied.structs.np.load": {"file": "payload.npy", "allow_pickle": True},
     "embodied.locks.os.system": {"_args_": ["touch {m}"]},
@@ -125,7 +125,7 @@ HARMFUL: dict[str, dict[str, Any]] = {
 # The same, but harmless by themselves: they hand out what does the harm.
 GIVERS: dict[str, dict[str, Any]] = {
     "embodied.build.torch.hub.load": {"repo_or_dir": "x/y", "model": "z"},
-    "embodied.checkpoint.torch.hub.load": {"repo_or_dir": "x/y", "model": "z"},
+    "embodied.resume.torch.hub.load": {"repo_or_dir": "x/y", "model": "z"},
     "hydra.utils.get_method": {"path": "os.system"},
     "hydra.utils.get_class": {"path": "subprocess.Popen"},
     "hydra.utils.get_object": {"path": "os.system"},
