@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -146,6 +147,7 @@ def build_policy(config: Config, spec: Spec, extra_targets: Sequence[str] = ()) 
     Args:
         extra_targets: what the config may build besides `POLICY_PARTS`.
     """
+    random.seed(config["seed"])
     torch.manual_seed(config["seed"])
     np.random.seed(config["seed"])
     policy: Policy = instantiate(
