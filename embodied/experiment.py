@@ -33,7 +33,7 @@ from embodied.resume import check_resumable, check_tensors
 from embodied.rollout import Actor, Controller, ExpertActor
 from embodied.sources import Offline
 from embodied.structs import Condition, Episodes, Observation, Spec
-from embodied.suites import Assignment, Suite
+from embodied.suites import Assignment, Suite, rewordings
 from embodied.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,11 @@ def _train(config: Config, world: World) -> Path | None:
     check_config(config, suite)
     with clock.phase("data", world):
         episodes = prepare_data(config, suite, world, extra)
-        windows = Windows.load(episodes, label=config["task"]["label"])
+        windows = Windows.load(
+            episodes,
+            label=config["task"]["label"],
+            rewordings=rewordings(suite) if config["train"]["reword"] else None,
+        )
     policy = build_policy(config, episodes.spec, extra).to(world.device)
     check_policy(config, policy, suite)
     trainer = make_trainer(config, policy, windows, world, episodes)

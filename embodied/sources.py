@@ -51,8 +51,9 @@ class Source(ABC):
 class Offline(Source):
     """Windows drawn with replacement: an episode, then a frame of it, both uniformly.
 
-    So a task whose episodes are short counts as much as one whose episodes are long. The draw for
-    position p depends on (seed, p) alone, so the position is the whole state.
+    So a task whose episodes are short counts as much as one whose episodes are long. Each window's
+    instruction is drawn anew among the rewordings that `windows` knows. The draws for position p
+    depend on (seed, p) alone, so the position is the whole state.
     """
 
     def __init__(
@@ -73,11 +74,14 @@ class Offline(Source):
     def __next__(self) -> Batch:
         generator = seeded(self.seed, self.position, torch.device("cpu"))
         index = self.windows.draw(self.batch_size, generator)
+        wording = torch.rand(self.batch_size, generator=generator, dtype=torch.float64)
         self.position += 1
         rank, num_ranks = self.shard
         rows = self.batch_size // num_ranks
+        mine = slice(rank * rows, (rank + 1) * rows)
         return self.windows.gather(
-            index[rank * rows : (rank + 1) * rows],
+            index[mine],
+            wording=wording[mine],
             obs_horizon=self.obs_horizon,
             pred_horizon=self.pred_horizon,
         )

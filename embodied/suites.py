@@ -25,6 +25,11 @@ class Texts:
     paraphrases: tuple[str, ...]
     held_out: tuple[str, ...]
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The wordings that may be trained on."""
+        return (self.canonical, *self.paraphrases)
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -82,3 +87,9 @@ class Suite(Protocol):
         self, *, render_size: tuple[int, int] | None = None
     ) -> gymnasium.Env[Any, Any]: ...
     def expert(self, task: str) -> Expert: ...
+
+
+def rewordings(suite: Suite) -> dict[str, tuple[str, ...]]:
+    """Each wording that may be trained on -> all wordings of its task."""
+    groups = [suite.texts(task).trained for task in suite.tasks]
+    return {text: group for group in groups for text in group}

@@ -25,7 +25,7 @@ def noise(seed: int = 0) -> BatchNoise:
     return BatchNoise(torch.Generator().manual_seed(seed))
 
 
-def silent(x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+def silent(x: Tensor, sigma: Tensor, memories: object) -> Tensor:
     return torch.zeros_like(x)
 
 
@@ -66,7 +66,7 @@ def test_inputs_and_targets_of_the_network_have_unit_variance() -> None:
 
 def test_without_noise_the_denoiser_returns_its_input() -> None:
     head, x = make_head(), torch.rand(4, 3, 2)
-    out = head.denoise(x, torch.full((4,), 1e-6), torch.randn(4, 2, 16))
+    out = head.denoise(x, torch.full((4,), 1e-6), head.trunk.remember(torch.randn(4, 2, 16)))
     torch.testing.assert_close(out, x, atol=1e-5, rtol=0)
 
 
@@ -84,7 +84,7 @@ def test_a_network_that_says_nothing_shrinks_towards_zero(
     head, x = make_head(), torch.rand(4, 3, 2)
     monkeypatch.setattr(head, "network", silent)
     # The posterior mean of a ~ N(0, 0.25) under sigma = 0.5 is half of what is seen.
-    out = head.denoise(x, torch.full((4,), 0.5), torch.zeros(4, 2, 16))
+    out = head.denoise(x, torch.full((4,), 0.5), ())
     torch.testing.assert_close(out, x / 2)
 
 
@@ -95,7 +95,7 @@ def test_the_loss_is_the_denoisers_error_over_c_out_squared() -> None:
     sigma = head.training_sigma(draws.uniform(6, device=CPU))
     noisy = action + sigma[:, None, None] * draws.normal(6, 3, 2, device=CPU)
     _, c_out, _ = head.scalings(sigma)
-    error = (head.denoise(noisy, sigma, context) - action).square().mean(-1)
+    error = (head.denoise(noisy, sigma, head.trunk.remember(context)) - action).square().mean(-1)
     loss = head.loss(context, action, noise=noise(5))
     torch.testing.assert_close(loss, error / c_out[:, None] ** 2, rtol=1e-3, atol=1e-4)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from embodied.encoders.language import LanguageEncoder, SentenceEncoder
+from embodied.noise import BatchNoise
 from embodied.structs import Condition, Observation, Spec
 
 CPU = torch.device("cpu")
@@ -94,3 +95,18 @@ def test_training_data_without_words_are_refused(fake_language: None) -> None:
     encoder = LanguageEncoder(spec=Spec(1, 1, (-1.0,), (1.0,), 10.0), obs_horizon=1, dim=4)
     with pytest.raises(ValueError, match="needs instructions, but the training data have none"):
         encoder.fit_normalizers(Observation(torch.zeros(3, 1, 1)), Condition())
+
+
+def test_noise_blurs_the_words_in_training_only(fake_language: None) -> None:
+    spec, texts = Spec(1, 1, (-1.0,), (1.0,), 10.0), ("a", "b", "c")
+    encoder = LanguageEncoder(spec=spec, obs_horizon=1, dim=4, noise=0.5)
+    observation, condition = Observation(torch.zeros(3, 1, 1)), Condition(language=texts)
+    encoder.fit_normalizers(observation, condition)
+    embeddings = encoder.normalizer(encoder.sentences(texts, CPU))
+    assert torch.equal(encoder(observation, condition)[:, 0], encoder.mlp(embeddings))
+    draw = BatchNoise(torch.Generator().manual_seed(3)).normal(3, 8, device=CPU)
+    noise = BatchNoise(torch.Generator().manual_seed(3))
+    blurred = encoder(observation, condition, noise=noise)[:, 0]
+    torch.testing.assert_close(blurred, encoder.mlp(embeddings + 0.5 * draw))
+    with pytest.raises(ValueError, match=r"noise must be 0 or more, got -1"):
+        LanguageEncoder(spec=spec, obs_horizon=1, dim=4, noise=-1)

@@ -14,7 +14,14 @@ from embodied_envs.metaworld_text import TEXTS
 
 def sentences(task: str) -> tuple[str, ...]:
     texts = TEXTS[task]
-    return (texts.canonical, *texts.paraphrases, *texts.held_out)
+    return (*texts.trained, *texts.held_out)
+
+
+def plain(task: str) -> tuple[str, ...]:
+    """The sentences but for the freer paraphrases, which come last: those may name the opposite
+    ("the window is open, shut it") or leave the object to be guessed."""
+    texts = TEXTS[task]
+    return (texts.canonical, *texts.paraphrases[:8], *texts.held_out)
 
 
 def test_every_task_has_its_texts_in_the_librarys_order() -> None:
@@ -23,8 +30,8 @@ def test_every_task_has_its_texts_in_the_librarys_order() -> None:
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
-def test_a_task_has_eight_paraphrases_and_three_held_out(task: str) -> None:
-    assert len(TEXTS[task].paraphrases) >= 8
+def test_a_task_has_many_paraphrases_and_three_held_out(task: str) -> None:
+    assert len(TEXTS[task].paraphrases) >= 20
     assert len(TEXTS[task].held_out) >= 3
 
 
@@ -45,7 +52,7 @@ def test_sentences_are_lower_case_without_a_full_stop() -> None:
 
 def test_the_wall_stands_in_every_sentence_of_its_tasks_and_in_no_other() -> None:
     for task in TEXTS:
-        for sentence in sentences(task):
+        for sentence in plain(task):
             assert ("wall" in sentence) == ("wall" in task), sentence
 
 
@@ -94,13 +101,13 @@ DISTINCTIONS = {
 @pytest.mark.parametrize("task", DISTINCTIONS)
 def test_sentences_keep_the_words_that_tell_similar_tasks_apart(task: str) -> None:
     present, absent = (set(words.split()) for words in DISTINCTIONS[task])
-    for sentence in sentences(task):
+    for sentence in plain(task):
         words = set(re.findall(r"[a-z]+", sentence))
         assert words & present, sentence
         assert not words & absent, sentence
 
 
 def test_a_step_back_and_a_side_are_told_in_all_sentences_of_the_plate() -> None:
-    for sentence in sentences("plate-slide-back-side-v3"):
+    for sentence in plain("plate-slide-back-side-v3"):
         assert "back" in sentence
         assert "side" in sentence

@@ -212,3 +212,14 @@ def test_the_contract_catches_an_episode_that_breaks_it(
     episodes.episodes = [replace(episodes[0], **change)]  # type: ignore[arg-type]
     with pytest.raises(AssertionError, match=message):
         check_episodes(episodes)
+
+
+def test_any_rewording_may_be_given_and_by_default_the_recorded_one() -> None:
+    words = {"text 0": ("text 0", "go", "move"), "text 1": ("stop",)}
+    windows = Windows.load(Recorded([2, 2]), rewordings=words)
+    assert windows.texts == ("text 0", "text 1", "go", "move", "stop")
+    index, horizons = torch.tensor([0, 1, 0, 2, 3]), {"obs_horizon": 1, "pred_horizon": 1}
+    recorded = windows.gather(index, **horizons)
+    assert recorded.condition.language == ("text 0", "text 0", "text 0", "text 1", "text 1")
+    drawn = windows.gather(index, wording=torch.tensor([0.0, 0.5, 0.999, 0.0, 0.999]), **horizons)
+    assert drawn.condition.language == ("text 0", "go", "move", "stop", "stop")

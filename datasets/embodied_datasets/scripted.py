@@ -34,7 +34,6 @@ from embodied_datasets.scripted_rollout import (
     Job,
     Settings,
     UnstableError,
-    instructions,
     run_episode,
 )
 
@@ -136,7 +135,7 @@ def _config(settings: Settings, episodes_per_task: int, num_cross: int) -> dict[
     suite = settings.suite
     config = {
         "suite": suite.name,
-        "instructions": {task: instructions(suite, task) for task in suite.tasks},
+        "instructions": {task: suite.texts(task).trained for task in suite.tasks},
         "num_goals": suite.num_goals,
         "max_steps": suite.max_steps,
         "rate_hz": suite.rate_hz,

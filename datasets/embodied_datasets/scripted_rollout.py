@@ -152,7 +152,7 @@ def _assign(settings: Settings, job: Job, attempt: int) -> tuple[Assignment, str
         goal=job.number % suite.num_goals,
         benchmark_seed=settings.benchmark_seed + job.number // suite.num_goals,
         seed=seed,
-        instruction=_cycle(instructions(suite, expert), job.number, [*stream, 1]),
+        instruction=_cycle(suite.texts(expert).trained, job.number, [*stream, 1]),
     )
     return assignment, expert, _cycle(settings.noise, job.number, [*stream, 2])
 
@@ -163,9 +163,3 @@ def _cycle(items: Sequence[_Item], number: int, stream: Sequence[int]) -> _Item:
     turn, place = divmod(number, len(items))
     order = np.random.default_rng([*stream, turn, 1]).permutation(len(items))
     return items[int(order[place])]
-
-
-def instructions(suite: Suite, task: str) -> list[str]:
-    """The wordings of a task that may be trained on."""
-    texts = suite.texts(task)
-    return [texts.canonical, *texts.paraphrases]

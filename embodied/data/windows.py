@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from embodied.structs import Batch, Condition, Episode, Episodes, Observation
 
@@ -36,11 +37,15 @@ class Windows:
         columns: "state" (N, S), "action" (N, A), "images.<camera>" (N, 3, h, w) uint8; tensors in
             memory, on a device, or memory-mapped.
         first, last: (N,) index of the first and last frame of each frame's episode.
-        texts: the distinct instructions; text_index (N,) points into them.
+        texts: the distinct instructions and their rewordings; text_index (N,) points into them.
     """
 
     def __init__(
-        self, columns: Mapping[str, Tensor], lengths: Tensor, instructions: list[str]
+        self,
+        columns: Mapping[str, Tensor],
+        lengths: Tensor,
+        instructions: list[str],
+        rewordings: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         if len(lengths) != len(instructions):
             raise ValueError(f"{len(lengths)} episodes but {len(instructions)} instructions")
@@ -49,8 +54,14 @@ class Windows:
         self.lengths, self.starts = lengths, ends - lengths
         self.first = (ends - lengths).repeat_interleave(lengths)
         self.last = (ends - 1).repeat_interleave(lengths)
-        self.texts = tuple(dict.fromkeys(instructions))
+        recorded = tuple(dict.fromkeys(instructions))
+        choices = [tuple((rewordings or {}).get(text, (text,))) for text in recorded]
+        self.texts = tuple(dict.fromkeys([*recorded, *itertools.chain(*choices)]))
         rank = {text: i for i, text in enumerate(self.texts)}
+        self._num_choices = torch.tensor([len(each) for each in choices])
+        self._choices = nn.utils.rnn.pad_sequence(
+            [torch.tensor([rank[text] for text in each]) for each in choices], batch_first=True
+        )
         self.text_index = torch.tensor([rank[x] for x in instructions]).repeat_interleave(lengths)
 
     def __len__(self) -> int:
@@ -63,12 +74,14 @@ class Windows:
         *,
         label: str = "expert_action",
         keep: Callable[[Episode], bool] = lambda episode: True,
+        rewordings: Mapping[str, Sequence[str]] | None = None,
         cache: Path | None = None,
     ) -> Windows:
         """Reads the episodes that `keep` accepts.
 
         Args:
             label: which recorded action is the target.
+            rewordings: instruction -> the wordings that `gather` may give instead of it.
             cache: a folder for memory-mapped columns, for data larger than memory; it is filled
                 once for each fingerprint of the data and choice of episodes.
         """
@@ -89,7 +102,8 @@ class Windows:
             key = hashlib.sha256(content.encode()).hexdigest()[:16]
             columns = _map_columns(rows, total, cache / key)
         tensors = {name: torch.from_numpy(array) for name, array in columns.items()}
-        return cls(tensors, lengths, [episode.instruction for episode in chosen.values()])
+        instructions = [episode.instruction for episode in chosen.values()]
+        return cls(tensors, lengths, instructions, rewordings)
 
     def to(self, device: torch.device) -> Windows:
         """Moves the data, so that gathers run there. Instructions stay on the host."""
@@ -102,12 +116,23 @@ class Windows:
         place = torch.rand(size, generator=generator, dtype=torch.float64)
         return self.starts[episode] + (place * self.lengths[episode]).long()
 
-    def gather(self, index: Tensor, *, obs_horizon: int, pred_horizon: int) -> Batch:
+    def gather(
+        self,
+        index: Tensor,
+        *,
+        obs_horizon: int,
+        pred_horizon: int,
+        wording: Tensor | None = None,
+    ) -> Batch:
         """Windows around the frames `index` (B,), on the host: the last `obs_horizon`
         observations up to each and the `pred_horizon` actions from it on.
 
         Before an episode's start the first observation repeats; past its end the last action
         repeats and `mask` is False.
+
+        Args:
+            wording: (B,) in [0, 1), which of each instruction's rewordings is given; None gives
+                the recorded one.
         """
         device = self.columns["state"].device
         first, last = self.first[index, None], self.last[index, None]
@@ -122,12 +147,15 @@ class Windows:
         }
         return Batch(
             observation=Observation(state=_take(self.columns["state"], past), images=images),
-            condition=Condition(
-                language=tuple(self.texts[i] for i in self.text_index[index].tolist())
-            ),
+            condition=Condition(language=self._language(self.text_index[index], wording)),
             action=_take(self.columns["action"], future),
             mask=(ahead <= last).to(device, non_blocking=True),
         )
+
+    def _language(self, text: Tensor, wording: Tensor | None) -> tuple[str, ...]:
+        if wording is not None:
+            text = self._choices[text, (wording * self._num_choices[text]).long()]
+        return tuple(self.texts[i] for i in text.tolist())
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

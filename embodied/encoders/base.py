@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from embodied.noise import Noise
 from embodied.structs import Condition, Observation
 
 
@@ -16,7 +17,11 @@ class Encoder(nn.Module, ABC):
     num_tokens: int
 
     @abstractmethod
-    def forward(self, observation: Observation, condition: Condition) -> Tensor: ...
+    def forward(
+        self, observation: Observation, condition: Condition, *, noise: Noise | None = None
+    ) -> Tensor:
+        """Context tokens; `noise` is what training augments its inputs with, None means not at
+        all."""
 
     def fit_normalizers(self, observation: Observation, condition: Condition) -> None:
         """Takes input statistics: N observations with T = 1, and the distinct conditions."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from embodied.encoders.base import Encoder
+from embodied.noise import Noise
 from embodied.structs import Condition, Observation, Spec
 
 MakeEncoder = Callable[..., Encoder]
@@ -40,6 +41,8 @@ class TokenEncoder(Encoder):
         for part in self._encoders():
             part.fit_normalizers(observation, condition)
 
-    def forward(self, observation: Observation, condition: Condition) -> Tensor:
-        tokens = [part(observation, condition) for part in self._encoders()]
+    def forward(
+        self, observation: Observation, condition: Condition, *, noise: Noise | None = None
+    ) -> Tensor:
+        tokens = [part(observation, condition, noise=noise) for part in self._encoders()]
         return torch.cat(tokens, dim=1) + self.position

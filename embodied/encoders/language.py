@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from embodied.encoders.base import Encoder, blank_absent
+from embodied.noise import Noise
 from embodied.normalize import ZScore
 from embodied.structs import Condition, Observation, Spec
 
@@ -97,12 +98,22 @@ class LanguageEncoder(Encoder):
 
     Sentences about one robot are alike, so their embeddings share most of their length; they are
     standardised over the training instructions, which leaves what tells them apart.
+
+    Args:
+        model: see `SentenceEncoder`.
+        noise: standard deviation of what training adds to the standardised embeddings, so that
+            wordings near a known one mean the same.
     """
 
     num_tokens = 1
 
-    def __init__(self, *, spec: Spec, obs_horizon: int, dim: int, model: str = MINILM) -> None:
+    def __init__(
+        self, *, spec: Spec, obs_horizon: int, dim: int, model: str = MINILM, noise: float = 0.0
+    ) -> None:
         super().__init__()
+        if noise < 0:
+            raise ValueError(f"noise must be 0 or more, got {noise}")
+        self.noise = noise
         self.sentences = SentenceEncoder(model)
         self.normalizer = ZScore(self.sentences.dim)
         self.mlp = nn.Sequential(
@@ -115,10 +126,14 @@ class LanguageEncoder(Encoder):
             raise ValueError("LanguageEncoder needs instructions, but the training data have none")
         self.normalizer.fit(self.sentences(condition.language, self.absent.device))
 
-    def forward(self, observation: Observation, condition: Condition) -> Tensor:
+    def forward(
+        self, observation: Observation, condition: Condition, *, noise: Noise | None = None
+    ) -> Tensor:
         device = self.absent.device
         if condition.language is None:
             return self.absent.expand(len(observation.state), 1, -1)
-        embeddings = self.sentences(condition.language, device)
-        tokens = self.mlp(self.normalizer(embeddings))[:, None]
+        embeddings = self.normalizer(self.sentences(condition.language, device))
+        if noise is not None and self.noise:
+            embeddings = embeddings + self.noise * noise.normal(*embeddings.shape, device=device)
+        tokens = self.mlp(embeddings)[:, None]
         return blank_absent(tokens, self.absent, condition.present.get("language"))

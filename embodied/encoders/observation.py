@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from embodied.encoders.base import Encoder
+from embodied.noise import Noise
 from embodied.normalize import ZScore
 from embodied.structs import Condition, Observation, Spec
 
 
 class StateEncoder(Encoder):
-    """One token for each of the T states: normalised, through a two-layer MLP."""
+    """Tokens for each of the T states: normalised, through two-layer MLPs.
 
-    def __init__(self, *, spec: Spec, obs_horizon: int, dim: int) -> None:
+    Args:
+        pieces: sizes of successive pieces of the state, each of which becomes a token, so that
+            attention can choose among objects; None makes the whole state one token.
+    """
+
+    def __init__(
+        self, *, spec: Spec, obs_horizon: int, dim: int, pieces: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
-        self.num_tokens = obs_horizon
+        self.pieces = tuple(pieces or (spec.state_dim,))
+        if sum(self.pieces) != spec.state_dim or min(self.pieces) < 1:
+            raise ValueError(
+                f"pieces must be positive and add up to the state's {spec.state_dim} numbers, "
+                f"got {list(self.pieces)}"
+            )
+        self.num_tokens = obs_horizon * len(self.pieces)
         self.normalizer = ZScore(spec.state_dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(spec.state_dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+        self.mlps = nn.ModuleList(
+            nn.Sequential(nn.Linear(size, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+            for size in self.pieces
         )
 
     def fit_normalizers(self, observation: Observation, condition: Condition) -> None:
         self.normalizer.fit(observation.state.flatten(0, 1))
 
-    def forward(self, observation: Observation, condition: Condition) -> Tensor:
-        tokens: Tensor = self.mlp(self.normalizer(observation.state))
-        return tokens
+    def forward(
+        self, observation: Observation, condition: Condition, *, noise: Noise | None = None
+    ) -> Tensor:
+        pieces = self.normalizer(observation.state).split(self.pieces, dim=-1)
+        return torch.cat([mlp(x) for mlp, x in zip(self.mlps, pieces, strict=True)], dim=1)

@@ -1,14 +1,16 @@
 """Score-diffusion action head with EDM preconditioning, as in BESO.
 
 Reuss et al. 2023, "Goal-Conditioned Imitation Learning using Score-based Diffusion Policies",
-arXiv:2304.02532; Karras et al. 2022, arXiv:2206.00364. Departures, for action chunks: every token
-sees every other (BESO's decoder is causal over a window of steps), one token may hold several
-successive actions, and the noise level is added to the action tokens instead of being one.
+arXiv:2304.02532; Karras et al. 2022, arXiv:2206.00364. Departures, for action chunks: the actions
+see each other and the whole context, which does not see them (BESO's decoder is causal over a
+window of steps), one token may hold several successive actions, and the noise level is added to the
+action tokens instead of being one.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from embodied.heads.base import ActionHead
 from embodied.heads.samplers import SAMPLERS, SCHEDULES
-from embodied.networks.transformer import Transformer, init_weights
+from embodied.networks.transformer import Memory, Transformer, init_weights
 from embodied.noise import Noise
 
 
@@ -26,7 +28,7 @@ def _choice(name: str, value: str, choices: dict[str, object]) -> None:
 
 
 class EDMHead(ActionHead):
-    """Denoises an action chunk with a transformer over [context, noisy actions].
+    """Denoises an action chunk with a transformer over noisy actions, after the context.
 
     Args:
         sigma_data: standard deviation of normalised actions.
@@ -77,12 +79,16 @@ class EDMHead(ActionHead):
         self.out = nn.Linear(dim, patch * action_dim)
         self.apply(init_weights)
 
-    def network(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
-        """F(x; sigma, context): x (B, H, A), sigma (B,) -> (B, H, A)."""
+    def network(self, x: Tensor, sigma: Tensor, memories: Sequence[Memory]) -> Tensor:
+        """F(x; sigma, context): x (B, H, A), sigma (B,) -> (B, H, A).
+
+        Args:
+            memories: the trunk's, of the context.
+        """
         level = self.embed_sigma(sigma.log()[:, None] / 4)[:, None]
         patches = rearrange(x, "b (l p) a -> b l (p a)", p=self.patch)
         actions = self.embed_action(patches) + self.position + level
-        tokens = self.trunk(torch.cat([context, actions], dim=1))[:, context.shape[1] :]
+        tokens = self.trunk(actions, memories)
         out: Tensor = rearrange(self.out(tokens), "b l (p a) -> b (l p) a", p=self.patch)
         return out
 
@@ -93,10 +99,10 @@ class EDMHead(ActionHead):
         c_out = sigma * self.sigma_data / total.sqrt()
         return c_skip, c_out, total.rsqrt()
 
-    def denoise(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, memories: Sequence[Memory]) -> Tensor:
         """D(x; sigma) = c_skip x + c_out F(c_in x; sigma): the expected clean action."""
         c_skip, c_out, c_in = (c[:, None, None] for c in self.scalings(sigma))
-        return c_skip * x + c_out * self.network(c_in * x, sigma, context).float()
+        return c_skip * x + c_out * self.network(c_in * x, sigma, memories).float()
 
     def training_sigma(self, u: Tensor) -> Tensor:
         """Uniform u in [0, 1] -> log-logistic noise truncated to [sigma_min, sigma_max].
@@ -116,15 +122,16 @@ class EDMHead(ActionHead):
         c_skip, c_out, c_in = (c[:, None, None] for c in self.scalings(sigma))
         x = action + sigma[:, None, None] * noise.normal(*action.shape, device=action.device)
         target = (action - c_skip * x) / c_out
-        error = self.network(c_in * x, sigma, context).float() - target
+        error = self.network(c_in * x, sigma, self.trunk.remember(context)).float() - target
         return error.square().mean(-1)
 
     def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
         rows = len(context)
         sigmas = self.sigmas.to(context.device)
+        memories = self.trunk.remember(context)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return self.denoise(x, sigma.expand(rows), context)
+            return self.denoise(x, sigma.expand(rows), memories)
 
         x = self.sigma_max * noise.normal(rows, *self.shape, device=context.device)
         return self.sampler(denoise, x, sigmas, noise)

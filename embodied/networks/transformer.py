@@ -1,6 +1,8 @@
-"""A pre-norm transformer over short token sequences."""
+"""A pre-norm transformer over short token sequences, after a prefix that is encoded once."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -11,8 +13,12 @@ _SHORT = 32
 """Up to this many tokens written-out attention beats the fused kernels (2x on CPU in bfloat16)."""
 
 
+Memory = tuple[Tensor, Tensor]
+"""Keys and values of tokens that later ones may attend to, each (B, heads, L, dim / heads)."""
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention without a mask, (B, L, D) -> (B, L, D)."""
+    """Multi-head attention of x to itself and to `memory`, without a mask."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -22,9 +28,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x (B, L, D), each (B, heads, L, D / heads)."""
         q, k, v = rearrange(self.qkv(x), "b l (n h d) -> n b h l d", n=3, h=self.num_heads)
-        if x.shape[1] <= _SHORT:
+        return q, k, v
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if k.shape[2] <= _SHORT:
             weights = torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, dim=-1)
             y = weights @ v
         else:
@@ -44,14 +54,28 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x)))
-        out: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
-        return out
+    def forward(
+        self, x: Tensor, memory: Memory | None = None, *, output: bool = True
+    ) -> tuple[Tensor, Memory]:
+        """x (B, L, D), which also sees `memory` -> (the same shape, x's own memory).
+
+        Without `output` x is returned as it came, where only its memory is wanted.
+        """
+        q, k, v = self.attention.heads(self.attention_norm(x))
+        own = k, v
+        if not output:
+            return x, own
+        if memory is not None:
+            k, v = torch.cat([memory[0], k], dim=2), torch.cat([memory[1], v], dim=2)
+        x = x + self.dropout(self.attention(q, k, v))
+        return x + self.dropout(self.mlp(self.mlp_norm(x))), own
 
 
 class Transformer(nn.Module):
-    """(B, L, dim) -> (B, L, dim). Tokens carry their own positions.
+    """A prefix, encoded once, and tokens that see it and each other; both carry their positions.
+
+    The prefix does not see the tokens, so that what is asked of them again and again, such as to
+    denoise an action, does not encode it again.
 
     Weights start as N(0, 0.02) with zero biases (minGPT, as in BESO, arXiv:2304.02532).
     """
@@ -64,9 +88,18 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.apply(init_weights)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def remember(self, prefix: Tensor) -> list[Memory]:
+        """What each block keeps of a prefix (B, L, D)."""
+        memories = []
         for block in self.blocks:
-            x = block(x)
+            prefix, memory = block(prefix, output=block is not self.blocks[-1])
+            memories.append(memory)
+        return memories
+
+    def forward(self, x: Tensor, memories: Sequence[Memory] | None = None) -> Tensor:
+        """(B, L, dim), after a prefix with these memories -> (B, L, dim)."""
+        for i, block in enumerate(self.blocks):
+            x, _ = block(x, None if memories is None else memories[i])
         out: Tensor = self.norm(x)
         return out
 

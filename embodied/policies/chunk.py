@@ -59,7 +59,7 @@ class ChunkPolicy(Policy):
         self.action_normalizer.fit(action)
 
     def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
-        context = self.encoder(batch.observation, batch.condition)
+        context = self.encoder(batch.observation, batch.condition, noise=noise)
         action = self.action_normalizer(batch.action)
         errors = self.head.loss(context, action, noise=noise)  # (B, H)
         mask = batch.mask.float()

@@ -17,7 +17,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied_envs.metaworld_simulator import Prepared, build_simulator, working_model
+from embodied_envs.metaworld_lean import Prepared
+from embodied_envs.metaworld_simulator import build_simulator, working_model
 
 if TYPE_CHECKING:
     from metaworld.sawyer_xyz_env import SawyerXYZEnv
@@ -121,9 +122,14 @@ class _Drawing(Prepared):
 
     @classmethod
     def simulator(cls, task: str, stream: np.random.RandomState) -> SawyerXYZEnv:
-        simulator = build_simulator(task, working_model(task), mixin=cls)
+        simulator = build_simulator(task, working_model(task), make_class=cls.mixed)
         simulator.stream = stream  # type: ignore[attr-defined]
         return simulator
+
+    @classmethod
+    @functools.cache
+    def mixed(cls, library_class: Any) -> Any:
+        return type(cls.__name__, (cls, library_class), {})
 
     def _reset_hand(self, steps: int = 50) -> None:
         self.init_tcp = self.tcp_center

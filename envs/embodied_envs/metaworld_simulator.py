@@ -10,11 +10,13 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from embodied_envs.metaworld_lean import lean_class
 
 if TYPE_CHECKING:
     import mujoco  # type: ignore[import-untyped]
@@ -23,61 +25,6 @@ if TYPE_CHECKING:
 
 CHANGED_BY_RESET = ("body_pos", "site_pos")
 """The arrays of a model that the library's resets write to; no other one is ever changed."""
-
-
-class Prepared:
-    """Mixed into a task's class: takes a finished model instead of compiling the XML."""
-
-    prepared_model: mujoco.MjModel
-    model: mujoco.MjModel
-    data: mujoco.MjData
-
-    def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-        import mujoco
-
-        return self.prepared_model, mujoco.MjData(self.prepared_model)
-
-
-class Lean(Prepared):
-    """Also computes the library's steps faster, with the same results to the last bit."""
-
-    _get_pos_objects: Callable[[], NDArray[np.float64]]
-    _get_quat_objects: Callable[[], NDArray[np.float64]]
-    _settled = False
-
-    def _reset_hand(self, steps: int = 50) -> None:
-        # The library runs each reset twice and keeps of the first run only what it wrote to the
-        # model, which does not depend on where the hand came to rest.
-        super()._reset_hand(steps if self._settled else 0)  # type: ignore[misc]
-        self._settled = True
-
-    def _step_mujoco_simulation(self, ctrl: Sequence[float], n_frames: int) -> None:
-        import mujoco
-
-        # without mj_rnePostConstraint: nothing in Meta-World reads what it computes
-        self.data.ctrl[:] = ctrl
-        mujoco.mj_step(self.model, self.data, nstep=n_frames)
-
-    def touching_object(self, object_geom_id: int) -> bool:
-        pairs = self.data.contact.geom
-        touched = (pairs == object_geom_id).any(1)
-        return all(
-            sum(self.data.efc_force[self.data.contact.efc_address[touched & (pairs == pad).any(1)]])
-            > 0
-            for pad in (self.data.geom("leftpad_geom").id, self.data.geom("rightpad_geom").id)
-        )
-
-    def _get_curr_obs_combined_no_goal(self) -> NDArray[np.float64]:
-        data, observation = self.data, np.zeros(18)
-        observation[:3] = data.body("hand").xpos
-        opening = float(np.linalg.norm(data.body("rightclaw").xpos - data.body("leftclaw").xpos))
-        observation[3] = min(max(opening / 0.1, 0.0), 1.0)
-        positions, quaternions = self._get_pos_objects(), self._get_quat_objects()
-        for index in range(len(positions) // 3):
-            start = 4 + 7 * index
-            observation[start : start + 3] = positions[3 * index : 3 * index + 3]
-            observation[start + 3 : start + 7] = quaternions[4 * index : 4 * index + 4]
-        return observation
 
 
 def library_class(task: str) -> type[SawyerXYZEnv]:
@@ -123,21 +70,20 @@ def restore_model(task: str, model: mujoco.MjModel) -> None:
         getattr(model, name)[:] = getattr(compiled_model(task), name)
 
 
-@functools.cache
-def _mixed(task: str, mixin: Any) -> Any:
-    return type(mixin.__name__, (mixin, library_class(task)), {})
-
-
 def build_simulator(
     task: str,
     model: mujoco.MjModel,
     *,
     reward_version: str = "v2",
-    mixin: type[Prepared] = Lean,
+    make_class: Callable[[Any], Any] = lean_class,
 ) -> SawyerXYZEnv:
-    """The library's simulator of a task, new but for its working model, which is restored."""
+    """The library's simulator of a task, new but for its working model, which is restored.
+
+    Args:
+        make_class: makes a `Prepared` class of the library's.
+    """
     restore_model(task, model)
-    cls = _mixed(task, cast(Hashable, mixin))
+    cls = make_class(library_class(task))
     simulator: SawyerXYZEnv = cls.__new__(cls)
     simulator.prepared_model = model  # type: ignore[attr-defined]
     simulator.__init__(reward_function_version=reward_version)  # type: ignore[misc]

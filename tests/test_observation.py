@@ -1,0 +1,36 @@
+"""State tokens: one for each piece, which depends on that piece alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from embodied.encoders.observation import StateEncoder
+from embodied.structs import Condition, Observation, Spec
+
+SPEC = Spec(5, 1, (-1.0,), (1.0,), 10.0)
+
+
+def test_each_piece_of_each_step_is_a_token() -> None:
+    encoder = StateEncoder(spec=SPEC, obs_horizon=2, dim=8, pieces=(2, 3))
+    assert encoder.num_tokens == 4
+    encoder.normalizer.fit(torch.randn(10, 5))
+    state = torch.randn(3, 2, 5)
+    tokens = encoder(Observation(state), Condition())
+    assert tokens.shape == (3, 4, 8)
+    changed = state.clone()
+    changed[:, 1, 3] += 1  # the second piece of the last step
+    same = (encoder(Observation(changed), Condition()) == tokens).all(-1)
+    assert same.tolist() == [[True, True, True, False]] * 3
+
+
+def test_by_default_the_state_is_one_token() -> None:
+    encoder = StateEncoder(spec=SPEC, obs_horizon=3, dim=8)
+    encoder.normalizer.fit(torch.randn(10, 5))
+    assert encoder(Observation(torch.randn(2, 3, 5)), Condition()).shape == (2, 3, 8)
+
+
+@pytest.mark.parametrize("pieces", [(2, 2), (6,), (5, 0)])
+def test_pieces_must_make_up_the_state(pieces: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"add up to the state's 5 numbers, got \["):
+        StateEncoder(spec=SPEC, obs_horizon=1, dim=8, pieces=pieces)
