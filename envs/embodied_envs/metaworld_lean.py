@@ -28,7 +28,7 @@ _LONG_TAIL = math.sqrt(1 / 0.1 - 1)  # the slope at which that sigmoid is 0.1 at
 
 def norm(x: Any, *args: Any, **options: Any) -> Any:
     """`np.linalg.norm`, quick for one vector or number."""
-    if isinstance(x, np.ndarray) and x.ndim == 1 and not args and not options:
+    if isinstance(x, np.ndarray) and x.dtype.char == "d" and x.ndim == 1 and not (args or options):
         return np.float64(math.sqrt(x.dot(x)))
     if isinstance(x, float):
         return np.float64(math.sqrt(x * x))
