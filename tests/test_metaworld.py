@@ -32,6 +32,11 @@ from embodied_envs.metaworld_simulator import (
 # besides MT10: a target that is a view into the simulator, two objects, static methods
 VARIED_TASKS = (*BENCHMARKS["MT10"]["train"], "basketball-v3", "hammer-v3", "box-close-v3")
 IDLE = np.zeros(4, np.float32)
+SIMULATED = (
+    *("time", "qpos", "qvel", "qacc", "qacc_warmstart", "ctrl", "mocap_pos", "mocap_quat"),
+    *("xpos", "xquat", "xmat", "xipos", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat"),
+    *("cam_xpos", "light_xpos", "cinert", "qM", "qfrc_constraint", "actuator_force", "efc_force"),
+)
 
 
 def only(task: str, **fields: Any) -> MetaWorld:
@@ -245,6 +250,32 @@ def test_an_episode_does_not_depend_on_what_ran_before_in_the_environment() -> N
     rollout(env, task="push-v3", goal=9)
     assert rollout(env, task="push-v3", goal=4) == expected
     assert rollout(env, task="push-v3", goal=4) == expected
+
+
+def test_a_reset_that_skips_known_physics_leaves_the_same_simulation() -> None:
+    for task in BENCHMARKS["MT10"]["train"]:
+        check_a_repeated_reset(task)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ALL_TASKS)
+def test_a_repeated_reset_of_any_task_leaves_the_same_simulation(task: str) -> None:
+    check_a_repeated_reset(task)
+
+
+def check_a_repeated_reset(task: str) -> None:
+    env = only(task).make_env()
+    env.reset(options={"goal": 5})
+    type(env._simulator)._before_last_move.clear()
+    found = []
+    for goal in (5, 6, 5):
+        env.reset(options={"goal": goal})
+        data = env._simulator.data
+        before = [np.array(getattr(data, name)).tobytes() for name in SIMULATED]
+        _, reward, *_ = env.step(np.array([0.5, -0.5, -1.0, 1.0], np.float32))
+        after = [np.array(getattr(data, name)).tobytes() for name in SIMULATED]
+        found.append((before, reward, after))
+    assert found[0] == found[2] != found[1]
 
 
 def test_two_environments_of_one_task_do_not_touch_each_other() -> None:
