@@ -396,6 +396,14 @@ def test_a_simulation_that_explodes_is_reported_and_leaves_no_file(
     assert rollout(env, goal=0) == rollout(only("reach-v3").make_env(), goal=0)
 
 
+def test_an_action_whose_square_overflows_is_only_clipped() -> None:
+    huge, full = only("reach-v3").make_env(), only("reach-v3").make_env()
+    for env, size in ((huge, 3e38), (full, 1.0)):
+        env.reset(options={"goal": 0})
+        env.step(np.array([size, -size, 0, 0], np.float32))
+    np.testing.assert_array_equal(huge.full_observation, full.full_observation)
+
+
 def test_a_clock_that_runs_back_and_a_lost_observation_are_trouble() -> None:
     sound, lost = np.zeros(39), np.full(39, np.nan)
     before, after = VitalSigns(1.0, (0,) * 8), VitalSigns(1.0125, (0,) * 8)

@@ -34,6 +34,12 @@ def test_the_clip_is_numpys_in_value_and_type() -> None:
     np.testing.assert_array_equal(lean.clip(np.arange(4), 1, 2), [1, 1, 2, 2])
 
 
+def test_stacked_numbers_are_numpys() -> None:
+    x, y = np.float64(0.1), np.array([1.0, 2.0])
+    for parts in ((x, x), (x, y), (y, x), (y, y), (x, y, x), [0.5, x]):
+        np.testing.assert_array_equal(lean.hstack(parts), np.hstack(parts))
+
+
 @pytest.mark.parametrize("sigmoid", ["long_tail", "gaussian"])
 @pytest.mark.parametrize("bounds", [(0.0, 0.05), (0, 0), (0.2, 0.4)])
 def test_the_tolerance_is_the_librarys(sigmoid: str, bounds: tuple[float, float]) -> None:

@@ -13,6 +13,7 @@ from embodied_envs.metaworld_goals import NUM_GOALS, check_choice, goal_vectors
 from embodied_envs.metaworld_simulator import (
     VitalSigns,
     aim,
+    all_finite,
     build_simulator,
     hide_goal_markers,
     trouble,
@@ -105,7 +106,7 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         action = np.asarray(action, np.float32)  # its type decides how the library rounds
         if action.shape != (4,):
             raise ValueError(f"action must have shape (4,), got {action.shape}")
-        if not np.isfinite(action).all():  # MuJoCo would silently reset itself
+        if not all_finite(action):  # MuJoCo would silently reset itself
             return self._abandon(f"the action is not finite: {action.tolist()}")
         full, reward, _, truncated, info = self._simulator.step(action)
         vitals = vital_signs(self._simulator.data)

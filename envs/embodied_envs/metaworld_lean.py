@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 Vector = NDArray[np.float64]
 _MAX_KEPT = 1_000  # states of a task, of about 3 kB each
 _HAND_DOWN = np.array([1.0, 0.0, 1.0, 0.0])  # the quaternion that the library holds the hand at
-_LONG_TAIL = math.sqrt(1 / 0.1 - 1)  # the slope at which that sigmoid is 0.1 at the margin
+# the slopes at which the library's two favourite sigmoids are 0.1 at the margin
+_LONG_TAIL = math.sqrt(1 / 0.1 - 1)
+_GAUSSIAN = float(np.sqrt(-2 * np.log(0.1)))
 
 
 def norm(x: Any, *args: Any, **options: Any) -> Any:
@@ -43,6 +45,13 @@ def clip(x: Any, *bounds: Any, **options: Any) -> Any:
     return np.clip(x, *bounds, **options)
 
 
+def hstack(parts: Any, **options: Any) -> Any:
+    """`np.hstack`, quick for numbers."""
+    if all(isinstance(part, float) for part in parts) and not options:
+        return np.array(parts)
+    return np.hstack(parts, **options)
+
+
 def tolerance(
     x: Any,
     bounds: tuple[float, float] = (0.0, 0.0),
@@ -50,16 +59,18 @@ def tolerance(
     sigmoid: Any = "gaussian",
     value_at_margin: float = 0.1,
 ) -> Any:
-    """The library's `reward_utils.tolerance`, quick for one number and its favourite sigmoid."""
+    """The library's `reward_utils.tolerance`, quick for one number and its usual sigmoids."""
     lower, upper = bounds
-    usual = sigmoid == "long_tail" and value_at_margin == 0.1 and isinstance(x, float)
-    if not usual or not margin > 0 or lower > upper:
+    usual = sigmoid in ("long_tail", "gaussian") and value_at_margin == 0.1
+    if not usual or not isinstance(x, float) or not margin > 0 or lower > upper:
         from metaworld.utils import reward_utils
 
         return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
     if lower <= x <= upper:
         return 1.0
     distance = float((lower - x if x < lower else x - upper) / margin)
+    if sigmoid == "gaussian":
+        return float(np.exp(-0.5 * (distance * _GAUSSIAN) ** 2))  # math.exp rounds otherwise
     return 1 / ((distance * _LONG_TAIL) ** 2 + 1)
 
 
@@ -194,8 +205,11 @@ class Lean(Prepared):
     def set_xyz_action(self, action: NDArray[np.floating[Any]]) -> None:
         # The displacement keeps the action's type: rounded otherwise, contacts soon differ.
         position, quaternion = self._mocap
-        move = np.minimum(np.maximum(action, -1), 1) * self.action_scale
-        position[0] = np.minimum(np.maximum(position[0] + move, self.mocap_low), self.mocap_high)
+        moves = (np.minimum(np.maximum(action, -1), 1) * self.action_scale).tolist()
+        position[0] = [
+            min(max(x + move, low), high)
+            for x, move, low, high in zip(position[0].tolist(), moves, *self._reach, strict=True)
+        ]
         quaternion[0] = _HAND_DOWN
 
     def _step_mujoco_simulation(self, ctrl: Sequence[float], n_frames: int) -> None:
@@ -204,6 +218,10 @@ class Lean(Prepared):
         # without mj_rnePostConstraint: nothing in Meta-World reads what it computes
         self.data.ctrl[:] = ctrl
         mujoco.mj_step(self.model, self.data, nstep=n_frames)
+
+    @functools.cached_property
+    def _reach(self) -> tuple[list[float], list[float]]:
+        return self.mocap_low.tolist(), self.mocap_high.tolist()
 
     @functools.cached_property
     def _bounds(self) -> tuple[Vector, Vector]:
@@ -263,7 +281,7 @@ def lean_class(library_class: Any) -> Any:
     from metaworld.utils import reward_utils
 
     quicker = {
-        "np": _variant(np, clip=clip, linalg=_variant(np.linalg, norm=norm)),
+        "np": _variant(np, clip=clip, hstack=hstack, linalg=_variant(np.linalg, norm=norm)),
         "reward_utils": _variant(reward_utils, tolerance=tolerance),
         "tolerance": tolerance,
         "Rotation": Rotation,
