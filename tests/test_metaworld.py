@@ -396,7 +396,7 @@ def test_a_simulation_that_explodes_is_reported_and_leaves_no_file(
     assert rollout(env, goal=0) == rollout(only("reach-v3").make_env(), goal=0)
 
 
-def test_an_action_whose_square_overflows_is_only_clipped() -> None:
+def test_a_huge_action_is_only_clipped() -> None:
     huge, full = only("reach-v3").make_env(), only("reach-v3").make_env()
     for env, size in ((huge, 3e38), (full, 1.0)):
         env.reset(options={"goal": 0})
