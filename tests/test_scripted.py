@@ -120,6 +120,12 @@ class _RestlessSuite(PointSuite):
         return checked
 
 
+def test_an_expert_is_given_up_after_max_steps(tmp_path: Path) -> None:
+    _collect(tmp_path, PointSuite(max_steps=40), max_steps=8)
+    lengths = {len(episode) for episode in LeRobotDataset(tmp_path)}
+    assert max(lengths) == 8
+
+
 def test_an_episode_ends_some_steps_after_its_first_success(tmp_path: Path) -> None:
     _collect(tmp_path, _RestlessSuite(), noise=(0.0,), steps_after_success=3)
     for episode in LeRobotDataset(tmp_path):

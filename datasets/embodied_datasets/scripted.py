@@ -67,6 +67,7 @@ def collect(
     noise: Sequence[float] = (0.0, 0.1, 0.2),
     noise_hold: int = 1,
     seed: int = 0,
+    max_steps: int | None = None,
     steps_after_success: int = 10,
     cross_instruction_fraction: float = 0.0,
     cross_instruction_steps: int = 100,
@@ -86,6 +87,8 @@ def collect(
         noise_hold: steps for which a draw of the noise lasts. Longer pushes carry the robot
             further from the expert's path, so that the way back is learned too (DART, Laskey et
             al. 2017, arXiv:1703.09327, has 1).
+        max_steps: an expert that has not solved its task by then is given up; None means the
+            suite's. Who has failed for long teaches little.
         steps_after_success: an episode ends this many steps after the first success.
         cross_instruction_fraction: further episodes per task, as a share of `episodes_per_task`,
             in which another task's expert acts and its instruction is given, so that the words and
@@ -102,6 +105,7 @@ def collect(
         noise=tuple(noise),
         noise_hold=noise_hold,
         seed=seed,
+        max_steps=suite.max_steps if max_steps is None else min(max_steps, suite.max_steps),
         steps_after_success=steps_after_success,
         cross_instruction_steps=cross_instruction_steps,
     )
@@ -122,6 +126,8 @@ def collect(
 def _check_settings(settings: Settings, episodes_per_task: int, num_cross: int) -> None:
     if episodes_per_task < 1:
         raise ValueError(f"episodes_per_task must be 1 or more, got {episodes_per_task}")
+    if settings.max_steps < 1:
+        raise ValueError(f"max_steps must be 1 or more, got {settings.max_steps}")
     if not settings.noise or min(settings.noise) < 0:
         raise ValueError(f"noise must list levels of 0 or more, got {settings.noise}")
     if num_cross < 0 or (num_cross and len(settings.suite.tasks) < 2):
@@ -137,7 +143,6 @@ def _config(settings: Settings, episodes_per_task: int, num_cross: int) -> dict[
         "suite": suite.name,
         "instructions": {task: suite.texts(task).trained for task in suite.tasks},
         "num_goals": suite.num_goals,
-        "max_steps": suite.max_steps,
         "rate_hz": suite.rate_hz,
         "episodes_per_task": episodes_per_task,
         "cross_instruction_episodes_per_task": num_cross,

@@ -30,6 +30,7 @@ class Settings:
     noise: tuple[float, ...]
     noise_hold: int
     seed: int
+    max_steps: int
     steps_after_success: int
     cross_instruction_steps: int
 
@@ -63,7 +64,7 @@ def run_episode(
     """
     suite = settings.suite
     assignment, expert_task, noise = _assign(settings, job, attempt)
-    limit = settings.cross_instruction_steps if job.cross else suite.max_steps
+    limit = settings.cross_instruction_steps if job.cross else settings.max_steps
     act = _noisy_expert(env, suite, expert_task, noise, settings.noise_hold, assignment.seed)
     options = {
         "task": assignment.task,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from embodied.heads.base import ActionHead
 from embodied.heads.samplers import SAMPLERS, SCHEDULES
-from embodied.networks.transformer import Memory, Transformer, init_weights
+from embodied.networks.transformer import Memory, Transformer
 from embodied.noise import Noise
 
 
@@ -77,7 +77,6 @@ class EDMHead(ActionHead):
         self.position = nn.Parameter(0.02 * torch.randn(pred_horizon // patch, dim))
         self.trunk = Transformer(dim, num_layers=num_layers, num_heads=num_heads, dropout=dropout)
         self.out = nn.Linear(dim, patch * action_dim)
-        self.apply(init_weights)
 
     def network(self, x: Tensor, sigma: Tensor, memories: Sequence[Memory]) -> Tensor:
         """F(x; sigma, context): x (B, H, A), sigma (B,) -> (B, H, A).

@@ -77,7 +77,8 @@ class Transformer(nn.Module):
     The prefix does not see the tokens, so that what is asked of them again and again, such as to
     denoise an action, does not encode it again.
 
-    Weights start as N(0, 0.02) with zero biases (minGPT, as in BESO, arXiv:2304.02532).
+    Weights start as torch's layers draw them. With N(0, 0.02) (minGPT, as in BESO, arXiv:2304.02532)
+    a narrow trunk hardly moves at first: words were not bound to objects for a thousand steps.
     """
 
     def __init__(
@@ -86,7 +87,6 @@ class Transformer(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(dim, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
-        self.apply(init_weights)
 
     def remember(self, prefix: Tensor) -> list[Memory]:
         """What each block keeps of a prefix (B, L, D)."""
@@ -102,11 +102,3 @@ class Transformer(nn.Module):
             x, _ = block(x, None if memories is None else memories[i])
         out: Tensor = self.norm(x)
         return out
-
-
-def init_weights(module: nn.Module) -> None:
-    """N(0, 0.02) for linear and embedding weights, zero for biases."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
