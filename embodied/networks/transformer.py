@@ -77,8 +77,9 @@ class Transformer(nn.Module):
     The prefix does not see the tokens, so that what is asked of them again and again, such as to
     denoise an action, does not encode it again.
 
-    Weights start as torch's layers draw them. With N(0, 0.02) (minGPT, as in BESO, arXiv:2304.02532)
-    a narrow trunk hardly moves at first: words were not bound to objects for a thousand steps.
+    Weights start as torch's layers draw them. With N(0, 0.02) (minGPT, as in BESO,
+    arXiv:2304.02532) a narrow trunk hardly moves at first: words were not bound to objects for a
+    thousand steps.
     """
 
     def __init__(
