@@ -36,7 +36,7 @@ NUM_TASKS = len(SUITE.tasks)
 FRAME_SKIP = 5  # physics steps of an environment step
 PATIENCE_S = 900.0  # for a first reset on a machine that others use
 LIMIT = (
-    "physics, about two thirds of our step, then the library's rewards and a message to each "
+    "physics, more than half of our step, then the library's rewards and a message to each "
     "worker. gymnasium's AsyncVectorEnv adds a process switch and pickled messages for every "
     "environment and step; ours has one process for each core. Evaluation is limited by the sum of "
     "steps and policy, which take turns."
