@@ -119,7 +119,7 @@ def trained() -> dict[str, Tensor]:
     head, draws = make_head(), noise()
     optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
     context, action = torch.zeros(32, 2, 16), ACTION.expand(32, 3, 2)
-    for _ in range(200):
+    for _ in range(400):
         optimizer.zero_grad()
         head.loss(context, action, noise=draws).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
