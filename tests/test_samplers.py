@@ -74,6 +74,7 @@ def test_euler_on_a_real_head_equals_diffusers(schedule: str, num_steps: int) ->
     ).requires_grad_(False)
     torch.nn.init.normal_(head.out.weight, std=0.5)  # so that the network matters
     context = torch.randn(5, 3, 16)
+    memories = head.trunk.remember(context)
     reference = EDMEulerScheduler(
         sigma_min=0.005, sigma_max=5.0, sigma_data=0.5, sigma_schedule=schedule
     )
@@ -81,7 +82,8 @@ def test_euler_on_a_real_head_equals_diffusers(schedule: str, num_steps: int) ->
     x = 5.0 * noise().normal(5, 4, 2, device=torch.device("cpu"))
     for t, sigma in zip(reference.timesteps, reference.sigmas, strict=False):
         scaled = reference.scale_model_input(x, t)
-        x = reference.step(head.network(scaled, sigma.expand(5), context), t, x).prev_sample
+        output = head.network(scaled, sigma.expand(5), memories)
+        x = reference.step(output, t, x).prev_sample
     torch.testing.assert_close(head.sample(context, noise=noise()), x, atol=1e-5, rtol=0)
 
 
