@@ -12,7 +12,7 @@ from embodied.suites import NoExpertError, Suite
 from embodied.testing import check_env
 from embodied_envs.catalogue import read_catalogue
 from embodied_envs.gym_mujoco import GymMujoco
-from embodied_envs.simulated import _initial_seed
+from embodied_envs.simulated_env import _initial_seed
 
 CATALOGUE = read_catalogue("gym_mujoco")
 

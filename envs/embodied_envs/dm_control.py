@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied_envs.catalogue import TaskFacts, read_catalogue
-from embodied_envs.simulated import SimulatedSuite, Simulator, Transition, UnstableError
+from embodied_envs.simulated import SimulatedSuite
+from embodied_envs.simulated_env import Simulator, Transition, UnstableError
 
 if TYPE_CHECKING:
     import mujoco  # type: ignore[import-untyped]

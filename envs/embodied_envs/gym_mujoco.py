@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied_envs.catalogue import TaskFacts, read_catalogue
-from embodied_envs.simulated import SimulatedSuite, Simulator, Transition
+from embodied_envs.simulated import SimulatedSuite
+from embodied_envs.simulated_env import Simulator, Transition
 from embodied_envs.vitals import log_warnings
 
 if TYPE_CHECKING:
