@@ -54,8 +54,8 @@ class _Simulator:
         log_warnings()
         env: Any = gymnasium.make(task, disable_env_checker=True)
         self._env = env.unwrapped
-        bounds: gymnasium.spaces.Box = self._env.action_space
-        self.low, self.high = bounds.low, bounds.high
+        self.low: NDArray[np.float32] = self._env.action_space.low
+        self.high: NDArray[np.float32] = self._env.action_space.high
 
     @property
     def model(self) -> mujoco.MjModel:
