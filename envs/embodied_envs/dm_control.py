@@ -6,8 +6,8 @@ far reaches 800 of the 1000 that an episode can give, not at a step with a high 
 begin near full reward and are about keeping it. A manipulation task counts as done at a step whose
 reward is 0.95 of 1 or more, and `lqr`, whose episodes may end early, at one of 0.999 or more.
 
-Departures: in the library `lqr` bounds neither actions nor time, and draws its system of masses anew
-for each environment; here actions lie in [-1, 1], episodes last 1000 steps, and the system is fixed.
+Departures: in the library `lqr` bounds neither actions nor time, and draws its system of masses for
+each environment; here actions lie in [-1, 1], episodes have 1000 steps, and the system is fixed.
 """
 
 from __future__ import annotations

@@ -90,7 +90,8 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self._renderers: dict[tuple[int, tuple[int, int]], FrameRenderer] = {}
         self._drawn: mujoco.MjModel | None = None  # the model that the renderers are bound to
         self._running = False
-        self._steps = 0  # of the library
+        self._horizon = suite.sizes.max_steps
+        self._steps = 0  # of the library, as the horizon is
         self._return = 0.0
         self._last: Observations = {}
 
@@ -130,7 +131,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
             last = self._move(simulator, np.clip(action, simulator.low, simulator.high))
         except UnstableError as error:
             return self._abandon(str(error))
-        truncated = self._steps >= self._suite.sizes.max_steps and not last.terminated
+        truncated = self._steps >= self._horizon and not last.terminated
         self._running = not (last.terminated or truncated)
         facts = {"success": self._succeeds(last), "unstable": False, "return": self._return}
         observation = self._observe(simulator, last.state)
@@ -163,7 +164,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
                 raise UnstableError(reason)
             self._steps += 1
             self._return += last.reward
-            if last.terminated or self._steps >= self._suite.sizes.max_steps:
+            if last.terminated or self._steps >= self._horizon:
                 break
         return last
 
