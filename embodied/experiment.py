@@ -33,7 +33,7 @@ from embodied.resume import check_resumable, check_tensors
 from embodied.rollout import Actor, Controller, ExpertActor
 from embodied.sources import Offline
 from embodied.structs import Condition, Episodes, Observation, Spec
-from embodied.suites import Assignment, Suite, rewordings
+from embodied.suites import Assignment, Suite, has_experts, rewordings
 from embodied.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -310,10 +310,11 @@ def obeying_experts(
     """What the other task's scripted expert gets in each scene: the chance level of obedience.
 
     Some tasks solve one another (who pushes a puck to a goal has also reached it), so the rate of
-    a policy that does as it is told is not zero when it is told another task.
+    a policy that does as it is told is not zero when it is told another task. Where the suite has
+    no experts the chance level stays unknown.
     """
     found = {}
-    for name, node in config.get("probes", {}).items():
+    for name, node in config.get("probes", {}).items() if has_experts(suite) else ():
         protocol: Protocol = instantiate(node)
         if protocol.wording == "other":
 

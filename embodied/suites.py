@@ -62,6 +62,10 @@ class SlotError(RuntimeError):
     result: Any
 
 
+class NoExpertError(ValueError):
+    """A suite has no scripted expert for a task; its message says where to get demonstrations."""
+
+
 class Suite(Protocol):
     """A picklable description of a set of tasks; cheap to build, opens no simulator by itself.
 
@@ -69,7 +73,7 @@ class Suite(Protocol):
     <camera>: (h, w, 3) uint8}` and a Box action space. `env.reset(seed=..., options={"task": str,
     "goal": int, "benchmark_seed": int, "instruction": str})` starts an episode of any task of the
     suite. `step` returns `info` with `success` (bool), `unstable` (bool) and, where unstable,
-    `reason` (str).
+    `reason` (str). `expert` raises NoExpertError where nobody can demonstrate the task.
     """
 
     @property
@@ -87,6 +91,21 @@ class Suite(Protocol):
         self, *, render_size: tuple[int, int] | None = None
     ) -> gymnasium.Env[Any, Any]: ...
     def expert(self, task: str) -> Expert: ...
+
+
+def has_experts(suite: Suite) -> bool:
+    """Whether every task of the suite has a scripted expert."""
+    try:
+        check_experts(suite)
+    except NoExpertError:
+        return False
+    return True
+
+
+def check_experts(suite: Suite) -> None:
+    """Raises NoExpertError unless every task of the suite has a scripted expert."""
+    for task in suite.tasks:
+        suite.expert(task)
 
 
 def rewordings(suite: Suite) -> dict[str, tuple[str, ...]]:

@@ -20,8 +20,10 @@ def main(config: DictConfig) -> None:
 
     with clear_errors():
         from embodied.build import instantiate
+        from embodied.suites import check_experts
 
         suite = instantiate(config.task.suite)
+        check_experts(suite)
         show(instantiate(config.task.collect)(suite))
 
 

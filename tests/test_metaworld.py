@@ -21,13 +21,12 @@ from embodied_envs.metaworld import MetaWorld, MetaWorldEnv
 from embodied_envs.metaworld_goals import ALL_TASKS, BENCHMARKS, NUM_GOALS, goal_vectors
 from embodied_envs.metaworld_simulator import (
     CHANGED_BY_RESET,
-    VitalSigns,
     aim,
     build_simulator,
     compiled_model,
-    trouble,
     working_model,
 )
+from embodied_envs.vitals import VitalSigns, trouble
 
 # besides MT10: a target that is a view into the simulator, two objects, static methods
 VARIED_TASKS = (*BENCHMARKS["MT10"]["train"], "basketball-v3", "hammer-v3", "box-close-v3")

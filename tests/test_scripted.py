@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from embodied.structs import Episode
+from embodied.suites import NoExpertError, check_experts, has_experts
 from embodied_datasets import scripted
 from embodied_datasets.lerobot import LeRobotDataset
 from embodied_datasets.scripted import Collection, collect
@@ -241,3 +242,20 @@ def test_goals_and_noise_levels_meet_in_all_pairs(tmp_path: Path) -> None:
     _collect(tmp_path, suite, noise=(0.0, 0.1), episodes_per_task=24)
     pairs = {(e.info["goal"], e.info["noise"]) for e in _own(LeRobotDataset(tmp_path))}
     assert pairs == {(0, 0.0), (0, 0.1), (1, 0.0), (1, 0.1)}
+
+
+class Orphan(PointSuite):
+    """A point world in which nobody demonstrates."""
+
+    def expert(self, task: str) -> Any:
+        raise NoExpertError(f"{self.name} has no scripted expert, so nobody can demonstrate {task}")
+
+
+def test_a_suite_without_experts_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    assert has_experts(PointSuite())
+    assert not has_experts(Orphan())
+    with pytest.raises(NoExpertError, match="nobody can demonstrate reach-red"):
+        check_experts(Orphan())
+    with pytest.raises(NoExpertError, match="nobody can demonstrate reach-red"):
+        _collect(tmp_path / "data", Orphan())
+    assert not list(tmp_path.iterdir())

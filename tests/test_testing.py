@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embodied.suites import Texts
+from embodied.suites import NoExpertError, Texts
 from embodied.testing import check_env
 from embodied_envs.point import PointEnv, PointSuite
 
 
 def test_the_point_world_keeps_the_contract() -> None:
     check_env(PointSuite(cameras=("top",), image_size=(8, 8)))
+
+
+class Orphan(PointSuite):
+    def expert(self, task: str) -> Any:
+        raise NoExpertError("nobody")
+
+
+def test_a_world_without_experts_keeps_the_contract() -> None:
+    check_env(Orphan())
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import gymnasium
 from tqdm import tqdm
 
 from embodied.structs import Spec
-from embodied.suites import Suite
+from embodied.suites import Suite, check_experts
 from embodied_datasets import lerobot_schema as schema
 from embodied_datasets.lerobot_catalog import read_catalog
 from embodied_datasets.lerobot_writer import LeRobotWriter, record
@@ -96,9 +96,11 @@ def collect(
         cross_instruction_steps: their length.
         workers: processes; None means one per core, and with 1 all runs in this process.
 
-    Raises ValueError if `root` was collected with other settings.
+    Raises ValueError if `root` was collected with other settings, and NoExpertError, before
+    anything is written, where the suite has nobody to demonstrate a task.
     """
     root = Path(root)
+    check_experts(suite)
     settings = Settings(
         suite=suite,
         benchmark_seed=benchmark_seed,

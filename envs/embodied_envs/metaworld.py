@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from embodied.suites import Expert, Texts
 from embodied_envs.metaworld_env import FULL_DIM, MetaWorldEnv
-from embodied_envs.metaworld_goals import ALL_TASKS, BENCHMARKS, NUM_GOALS, check_choice
+from embodied_envs.metaworld_goals import ALL_TASKS, BENCHMARKS, NUM_GOALS
 from embodied_envs.metaworld_simulator import library_policy
 from embodied_envs.metaworld_text import TEXTS
+from embodied_envs.options import check_choice, checked_size
 
 __all__ = ["CAMERAS", "MetaWorld", "MetaWorldEnv"]
 
@@ -58,15 +59,13 @@ class MetaWorld:
         check_choice("observation", self.observation, ("state", "pixels", "mixed"))
         check_choice("reward_version", self.reward_version, ("v1", "v2"))
         self._check_task_and_split()
-        cameras, size = tuple(self.cameras), tuple(self.image_size)
+        cameras = tuple(self.cameras)
         for camera in cameras:
             check_choice("camera", camera, CAMERAS)
         if not cameras:
             raise ValueError(f"cameras is empty: name at least one of {', '.join(CAMERAS)}")
-        if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"image_size must be (h, w), both 1 pixel or more, got {size}")
         object.__setattr__(self, "cameras", cameras)  # a configuration file gives lists
-        object.__setattr__(self, "image_size", size)
+        object.__setattr__(self, "image_size", checked_size(self.image_size))
         if self.goal_visible is None:
             object.__setattr__(self, "goal_visible", self.benchmark.startswith("MT"))
 

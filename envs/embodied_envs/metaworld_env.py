@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied_envs.metaworld_goals import NUM_GOALS, check_choice, goal_vectors
+from embodied_envs.metaworld_goals import goal_vectors
 from embodied_envs.metaworld_simulator import (
-    VitalSigns,
     aim,
-    all_finite,
     build_simulator,
     hide_goal_markers,
-    trouble,
-    vital_signs,
     working_model,
 )
-from embodied_envs.metaworld_text import TEXTS
+from embodied_envs.options import complete_options
 from embodied_envs.rendering import FrameRenderer, choose_backend
+from embodied_envs.vitals import VitalSigns, all_finite, trouble, vital_signs
 
 if TYPE_CHECKING:
     import mujoco  # type: ignore[import-untyped]
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
 FULL_DIM = 39  # 18 of this step, 18 of the step before, 3 of the goal
 GOAL = slice(36, 39)
 PROPRIOCEPTION_DIM = 4  # the hand's xyz in m and the gripper's opening in [0, 1]
-OPTIONS = ("task", "goal", "benchmark_seed", "instruction")
 
 Observations = dict[str, Any]  # of arrays; gymnasium types a Dict space so
 
@@ -79,8 +74,9 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         instruction to the task's canonical one. The info holds all four, completed.
         """
         super().reset(seed=seed)
-        choice = self._checked(options or {})
-        suite, task = self._suite, choice["task"]
+        suite = self._suite
+        choice = complete_options(options or {}, suite, self.np_random)
+        task = choice["task"]
         vectors = goal_vectors(
             suite.benchmark, suite.split, suite.tasks, task, choice["benchmark_seed"]
         )
@@ -164,23 +160,3 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
             if not self._suite.goal_visible:
                 hide_goal_markers(self._model)
         return self._model
-
-    def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of a reset, completed; raises where one is wrong."""
-        for key in options:
-            check_choice("option", key, OPTIONS)
-        tasks = self._suite.tasks
-        task = options["task"] if "task" in options else str(self.np_random.choice(tasks))
-        check_choice("task", task, tasks)
-        goal = options["goal"] if "goal" in options else self.np_random.integers(NUM_GOALS)
-        if not 0 <= goal < NUM_GOALS:
-            raise ValueError(f"goal must lie in [0, {NUM_GOALS - 1}], got {goal}")
-        benchmark_seed = options.get("benchmark_seed", 0)
-        if not 0 <= benchmark_seed < 2**32 - 1:
-            raise ValueError(f"benchmark_seed must lie in [0, 2**32 - 2], got {benchmark_seed}")
-        return {
-            "task": task,
-            "goal": int(goal),
-            "benchmark_seed": int(benchmark_seed),
-            "instruction": options.get("instruction", TEXTS[task].canonical),
-        }

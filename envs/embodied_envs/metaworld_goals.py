@@ -8,9 +8,7 @@ is part of the protocol.
 
 from __future__ import annotations
 
-import difflib
 import functools
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -141,12 +139,3 @@ class _Drawing(Prepared):
 
     def _get_obs(self) -> NDArray[np.float64]:
         return np.zeros(39)
-
-
-def check_choice(field: str, value: object, choices: Sequence[str]) -> None:
-    """Raises where a value is none of the choices, and names the nearest one."""
-    if value in choices:
-        return
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{field} must be one of {', '.join(choices)}, got {value!r}{hint}")

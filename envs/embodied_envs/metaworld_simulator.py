@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import copy
 import functools
-import logging
-import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embodied_envs.metaworld_lean import lean_class
+from embodied_envs.vitals import log_warnings
 
 if TYPE_CHECKING:
     import mujoco  # type: ignore[import-untyped]
@@ -30,7 +29,7 @@ CHANGED_BY_RESET = ("body_pos", "site_pos")
 
 def library_class(task: str) -> type[SawyerXYZEnv]:
     """The library's class of a task. The first call imports MuJoCo."""
-    _log_warnings()
+    log_warnings()
     from metaworld.env_dict import ENV_CLS_MAP
 
     found: type[SawyerXYZEnv] = ENV_CLS_MAP[task]
@@ -39,19 +38,11 @@ def library_class(task: str) -> type[SawyerXYZEnv]:
 
 def library_policy(task: str) -> Policy:
     """The library's scripted policy of a task; it keeps no state between steps."""
-    _log_warnings()  # the policies import MuJoCo as well
+    log_warnings()  # the policies import MuJoCo as well
     from metaworld.policies import ENV_POLICY_MAP
 
     build: Callable[[], Policy] = ENV_POLICY_MAP[task]
     return build()
-
-
-def _log_warnings() -> None:
-    """Sends MuJoCo's warnings to the log; it would write MUJOCO_LOG.TXT where the user works."""
-    import mujoco
-
-    if mujoco.get_mju_user_warning() is None:
-        mujoco.set_mju_user_warning(logging.getLogger(__name__).warning)
 
 
 @functools.cache
@@ -105,42 +96,3 @@ def hide_goal_markers(model: mujoco.MjModel) -> None:
     for index in range(model.nsite):
         if "goal" in model.site(index).name:
             model.site_rgba[index, 3] = 0.0
-
-
-class VitalSigns(NamedTuple):
-    """What tells that a simulation went on undisturbed: its clock in s and its warnings."""
-
-    time: float
-    warnings: tuple[int, ...]
-
-
-_RENDERERS_WARNING = 3  # mjWARN_VGEOMFULL: a full scene is no trouble of the simulation
-
-
-def vital_signs(data: mujoco.MjData) -> VitalSigns:
-    counts = data.warning.number.tolist()
-    counts[_RENDERERS_WARNING] = 0
-    return VitalSigns(data.time, tuple(counts))
-
-
-def _raised(before: VitalSigns, after: VitalSigns) -> list[str]:
-    import mujoco
-
-    pairs = enumerate(zip(before.warnings, after.warnings, strict=True))
-    return [mujoco.mjtWarning(kind).name for kind, (old, new) in pairs if new > old]
-
-
-def all_finite(vector: NDArray[np.floating[Any]]) -> bool:
-    """Whether all numbers of a vector are finite."""
-    return all(map(math.isfinite, vector.tolist()))  # faster than NumPy's for so few
-
-
-def trouble(before: VitalSigns, after: VitalSigns, observation: NDArray[np.float64]) -> str | None:
-    """Why the step between two vital signs cannot be trusted, or None where it can."""
-    if after.warnings != before.warnings:
-        return f"MuJoCo warned of {', '.join(_raised(before, after))}"
-    if after.time <= before.time:
-        return f"the simulator's clock ran from {before.time:.4f} s back to {after.time:.4f} s"
-    if not all_finite(observation):
-        return f"the observation is not finite at {np.flatnonzero(~np.isfinite(observation))}"
-    return None
