@@ -256,9 +256,9 @@ def assess(
         config=dict(config),
         seed=config["seed"],
     )
+    write_results(run / RESULTS_FILE, evaluation)  # before films, which take long and may fail
     with clock.phase("film"):
         videos, problem = make_films(config, evaluation, suite, protocol, make_actor, run)
-    write_results(run / RESULTS_FILE, evaluation)
     metrics = run / "metrics.jsonl"
     reference = probes.get("other_instruction_expert")
     write_report(
