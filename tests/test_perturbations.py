@@ -94,6 +94,16 @@ def test_strength_zero_is_the_unperturbed_suite_to_the_last_bit(
 
 
 @each
+def test_a_perturbation_draws_apart_from_the_episode_and_from_other_perturbations(
+    perturbation: Strength,
+) -> None:
+    first = perturbation.stream(5).random()
+    assert first == perturbation.stream(5).random()
+    others = [other.stream(5) for other in ALL if other.name != perturbation.name]
+    assert first not in {random.random() for random in [np.random.default_rng(5), *others]}
+
+
+@each
 def test_an_episode_is_the_same_whatever_ran_before_it(perturbation: Strength) -> None:
     env, fresh = (Perturbed(SUITE, perturbation).make_env() for _ in range(2))
     play(env, 3, drawn(3))
