@@ -185,7 +185,8 @@ def test_an_action_far_out_of_range_does_not_drown_the_noise() -> None:
     env = Perturbed(SUITE, ActionNoise(0.5)).make_env()
     moved = np.diff(position(play(env, 0, np.full((8, 2), -9, np.float32))), axis=0) / 0.05
     assert moved.min() == pytest.approx(-1, abs=1e-5)
-    assert moved.max() > -0.9
+    slowed = (moved > -0.95) & (moved < -0.05)  # not by the edge of the table
+    assert slowed.sum() >= 4
 
 
 @pytest.mark.parametrize("steps", [1, 3])
