@@ -38,7 +38,9 @@ _MACHINERY = (
     "embodied.evaluate",
     "embodied.experiment",
     "embodied.locks",
+    "embodied.preflight",
     "embodied.resume",
+    "embodied.robustness",
     "embodied.train",
 )
 _SPECIAL = {"_target_", "_args_", "_partial_", "_convert_", "_recursive_"}

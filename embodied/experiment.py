@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from embodied import checkpoint, films
+from embodied import checkpoint, films, robustness
 from embodied.build import instantiate, read_stored, resolve
 from embodied.data.windows import Windows
 from embodied.distributed import World, choose_device, join
@@ -55,6 +55,7 @@ HARMLESS = (
     "video.*",
     "protocol.*",
     "probes*",
+    "robustness*",
 )
 """Config keys that may change between the start of a run and its resumption."""
 
@@ -247,6 +248,9 @@ def assess(
             for name, node in config.get("probes", {}).items()
         }
         probes |= obeying_experts(envs, suite, config, probes)
+    if config.get("robustness"):
+        with clock.phase("robustness"):
+            probes |= perturbed(config, make_actor, suite, protocol)
     evaluation = replace(
         main_evaluation,
         checkpoint=source or str(run / "checkpoints"),
@@ -273,9 +277,32 @@ def assess(
     )
     for name, figures in {protocol.name: evaluation, **probes}.items():
         rate = figures.success()
-        print(f"{name}: {rate.mean:.3f} [{rate.low:.3f}, {rate.high:.3f}] n={len(figures.valid)}")
+        print(
+            f"{name}: {rate.mean:.3f} [{rate.low:.3f}, {rate.high:.3f}] n={len(figures.valid)}"
+            f"{_cost(figures, evaluation)}"
+        )
     print(f"report: {run / 'report.html'}")
     return run / RESULTS_FILE
+
+
+def _cost(figures: Evaluation, base: Evaluation) -> str:
+    if not figures.perturbation:
+        return ""
+    change = figures.difference_from(base)
+    return f", {change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}] by {figures.perturbation}"
+
+
+def perturbed(
+    config: Config, make_actor: Callable[[Any], Actor], suite: Suite, protocol: Protocol
+) -> dict[str, Evaluation]:
+    """The protocol's episodes again in each arm of `robustness`."""
+    found = {}
+    for name, perturbation in robustness.arms(config).items():
+        harder, arm = perturbation.perturb(suite), robustness.perturb(protocol, perturbation)
+        with open_envs(harder, config["eval"]) as envs:
+            evaluation = judge(make_actor, envs, harder, arm, name)
+        found[name] = replace(evaluation, perturbation=perturbation.label)
+    return found
 
 
 def judge(
@@ -461,7 +488,8 @@ def evaluate(config: Any) -> Path:
     suite: Suite = instantiate(plain["suite"] or read_stored(stored)["task"]["suite"])
     settings = dict(plain["eval"])
     settings["action_horizon"] = settings["action_horizon"] or stored["eval"]["action_horizon"]
-    settled = {**stored, **plain, "eval": settings, "probes": plain.get("probes", {})}
+    asked = {name: plain.get(name, {}) for name in ("probes", "robustness")}
+    settled = {**stored, **plain, "eval": settings, **asked}
     check_config(settled, suite)
     check_policy(settled, policy, suite)
     protocol = plain["protocol"]["name"]

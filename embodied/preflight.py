@@ -9,6 +9,7 @@ import gymnasium
 
 from embodied.build import ConfigError, instantiate
 from embodied.policies.base import Policy
+from embodied.robustness import check_arms
 from embodied.structs import Spec
 from embodied.suites import Suite
 
@@ -30,13 +31,15 @@ _COUNTS = (
 def check_config(config: Config, suite: Suite) -> None:
     """Raises ConfigError naming every count out of range, and ValueError for a bad protocol.
 
-    Builds the protocol and the probes and draws their episodes, so that none fails after training.
+    Builds the protocol, the probes and the arms of `robustness` and draws their episodes, so that
+    none fails after training.
     """
     problems = [line for key, least in _COUNTS for line in _count_problems(config, key, least)]
     if problems:
         raise ConfigError("\n".join(problems))
     for node in (config["protocol"], *config.get("probes", {}).values()):
         instantiate(node).assignments(suite)
+    check_arms(config, suite, instantiate(config["protocol"]))
 
 
 def _count_problems(config: Config, key: str, least: int) -> list[str]:

@@ -72,7 +72,8 @@ def write_report(
         .render(
             title=title,
             evaluation=evaluation,
-            probes={"as evaluated": evaluation, **evaluation.probes} if evaluation.probes else {},
+            probes=_beside("as evaluated", evaluation, perturbed=False),
+            arms=_beside("unperturbed", evaluation, perturbed=True),
             curves=draw_curves(curves),
             videos=_by_task(videos),
             no_videos=no_videos,
@@ -102,6 +103,12 @@ def _environment() -> Environment:
     )
     environment.filters |= {"yaml": _yaml, "duration": _duration, "svg": Markup}
     return environment
+
+
+def _beside(name: str, evaluation: Evaluation, *, perturbed: bool) -> dict[str, Evaluation]:
+    """The evaluation under this name and its probes of one kind; empty where there are none."""
+    kind = {k: p for k, p in evaluation.probes.items() if bool(p.perturbation) == perturbed}
+    return {name: evaluation, **kind} if kind else {}
 
 
 def _by_task(videos: Sequence[Video]) -> dict[str, list[Video]]:

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from embodied.statistics import Estimate, success_rate, wilson
+from embodied.statistics import Estimate, paired_bootstrap, success_rate, wilson
 from embodied.suites import Assignment
 
 RESULTS_FILE = "results.json"
@@ -72,6 +72,8 @@ class Evaluation:
         versions: package -> version; see `versions`.
         fingerprint: of the training data.
         config: the run's resolved configuration, JSON-able.
+        perturbation: what made the episodes harder than the protocol asks, and how much, such as
+            "action-delay=2"; empty for none.
     """
 
     protocol: str
@@ -83,6 +85,7 @@ class Evaluation:
     versions: Mapping[str, str] = field(default_factory=dict)
     fingerprint: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    perturbation: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.protocol, str) or not self.protocol.strip():
@@ -117,6 +120,22 @@ class Evaluation:
         """
         return success_rate([wins for wins in self._successes().values() if wins])
 
+    def difference_from(self, base: Evaluation) -> Estimate:
+        """Success minus that of `base`, mean over tasks, with the 95 % interval of pairs.
+
+        A pair is an episode of both, valid in both: one task, goal, benchmark seed and seed. What
+        the policy was told may differ.
+        """
+        ours, theirs = _by_episode(self), _by_episode(base)
+        shared = [episode for episode in theirs if episode in ours]
+        if not shared:
+            return Estimate(math.nan, -1.0, 1.0, 0)
+        return paired_bootstrap(
+            [theirs[episode] for episode in shared],
+            [ours[episode] for episode in shared],
+            groups=[episode[0] for episode in shared],
+        )
+
     @property
     def unmeasured(self) -> tuple[str, ...]:
         """Tasks with no valid episode, which are missing from `success`."""
@@ -130,6 +149,11 @@ class Evaluation:
         for outcome in self.valid:
             wins[outcome.assignment.task].append(outcome.success)
         return wins
+
+
+def _by_episode(evaluation: Evaluation) -> dict[tuple[str, int, int, int], bool]:
+    pairs = [(outcome.assignment, outcome.success) for outcome in evaluation.valid]
+    return {(a.task, a.goal, a.benchmark_seed, a.seed): success for a, success in pairs}
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -147,7 +171,8 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "versions": dict(evaluation.versions),
         "fingerprint": evaluation.fingerprint,
         "config": dict(evaluation.config),
-        "probes": {name: to_json(probe) for name, probe in evaluation.probes.items()},
+        "perturbation": evaluation.perturbation,
+        "probes": {name: _probe_json(p, evaluation) for name, p in evaluation.probes.items()},
         "episodes": [_outcome_json(outcome) for outcome in evaluation.outcomes],
     }
 
@@ -171,6 +196,7 @@ def from_json(data: Mapping[str, Any]) -> Evaluation:
         versions=data.get("versions", {}),
         fingerprint=data.get("fingerprint"),
         config=data.get("config", {}),
+        perturbation=data.get("perturbation", ""),
     )
 
 
@@ -219,6 +245,13 @@ def versions() -> dict[str, str]:
 def _estimate_json(estimate: Estimate) -> dict[str, float | int | None]:
     mean = None if math.isnan(estimate.mean) else estimate.mean  # JSON has no NaN
     return {**dataclasses.asdict(estimate), "mean": mean}
+
+
+def _probe_json(probe: Evaluation, base: Evaluation) -> dict[str, Any]:
+    """A probe; where it perturbs the episodes of `base`, with the difference that this makes."""
+    if not probe.perturbation:
+        return to_json(probe)
+    return {**to_json(probe), "difference": _estimate_json(probe.difference_from(base))}
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:

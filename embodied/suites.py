@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -91,6 +91,22 @@ class Suite(Protocol):
         self, *, render_size: tuple[int, int] | None = None
     ) -> gymnasium.Env[Any, Any]: ...
     def expert(self, task: str) -> Expert: ...
+
+
+@runtime_checkable
+class Perturbation(Protocol):
+    """One thing that makes the episodes of any suite harder, with a strength.
+
+    `perturb` gives the suite in which it happens; `assign` says what the policy is told there.
+    """
+
+    @property
+    def label(self) -> str:
+        """Name and strength, such as "action-delay=2": part of the name of a protocol."""
+        ...
+
+    def perturb(self, suite: Suite) -> Suite: ...
+    def assign(self, assignment: Assignment, texts: Texts) -> Assignment: ...
 
 
 def has_experts(suite: Suite) -> bool:
