@@ -346,7 +346,8 @@ def obeying_experts(
         if protocol.wording == "other":
 
             def expert(assignment: Assignment) -> Any:
-                return suite.expert(other_task(suite, assignment.task, assignment.goal))
+                task = other_task(suite, assignment.task, assignment.goal)
+                return suite.expert(task, seed=assignment.seed)
 
             width = envs.single_action_space.shape[0]
             found[f"{name}_expert"] = judge(

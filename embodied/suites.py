@@ -73,7 +73,8 @@ class Suite(Protocol):
     <camera>: (h, w, 3) uint8}` and a Box action space. `env.reset(seed=..., options={"task": str,
     "goal": int, "benchmark_seed": int, "instruction": str})` starts an episode of any task of the
     suite. `step` returns `info` with `success` (bool), `unstable` (bool) and, where unstable,
-    `reason` (str). `expert` raises NoExpertError where nobody can demonstrate the task.
+    `reason` (str). `expert` gives a new one for each episode, since it may keep state, and draws
+    its ways of doing the task with the seed; it raises NoExpertError where nobody can demonstrate.
     """
 
     @property
@@ -90,7 +91,7 @@ class Suite(Protocol):
     def make_env(
         self, *, render_size: tuple[int, int] | None = None
     ) -> gymnasium.Env[Any, Any]: ...
-    def expert(self, task: str) -> Expert: ...
+    def expert(self, task: str, *, seed: int = 0) -> Expert: ...
 
 
 @runtime_checkable

@@ -111,7 +111,7 @@ class _RestlessSuite(PointSuite):
     def make_env(self, *, render_size: tuple[int, int] | None = None) -> PointEnv:
         return _RestlessEnv(self, render_size)
 
-    def expert(self, task: str) -> Any:
+    def expert(self, task: str, *, seed: int = 0) -> Any:
         act = super().expert(task)
 
         def checked(state: np.ndarray) -> np.ndarray:
@@ -247,7 +247,7 @@ def test_goals_and_noise_levels_meet_in_all_pairs(tmp_path: Path) -> None:
 class Orphan(PointSuite):
     """A point world in which nobody demonstrates."""
 
-    def expert(self, task: str) -> Any:
+    def expert(self, task: str, *, seed: int = 0) -> Any:
         raise NoExpertError(f"{self.name} has no scripted expert, so nobody can demonstrate {task}")
 
 

@@ -19,7 +19,7 @@ def test_the_point_world_keeps_the_contract() -> None:
 
 
 class Orphan(PointSuite):
-    def expert(self, task: str) -> Any:
+    def expert(self, task: str, *, seed: int = 0) -> Any:
         raise NoExpertError("nobody")
 
 
@@ -40,7 +40,7 @@ class BrokenSuite(PointSuite):
         texts = super().texts(task)
         return replace(texts, held_out=texts.paraphrases) if self.fault == "texts" else texts
 
-    def expert(self, task: str) -> Any:
+    def expert(self, task: str, *, seed: int = 0) -> Any:
         act = super().expert(task)
         return (lambda state: act(state) + 2) if self.fault == "expert" else act
 

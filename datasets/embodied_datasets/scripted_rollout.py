@@ -122,7 +122,7 @@ def _noisy_expert(
     """What maps observations to (the action to execute, the expert's own), each (A,)."""
     space = env.action_space
     assert isinstance(space, gymnasium.spaces.Box)
-    expert = suite.expert(task)
+    expert = suite.expert(task, seed=seed)
     random = np.random.default_rng([seed, 1])  # not the environment's stream of the same seed
     pushes = (random.standard_normal(space.shape) for _ in itertools.count())
     push = itertools.chain.from_iterable(itertools.repeat(x, hold) for x in pushes)

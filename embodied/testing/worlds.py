@@ -102,7 +102,7 @@ def _check_episode(suite: Suite, env: gymnasium.Env[Any, Any], task: str, num_st
     assert isinstance(env.action_space, spaces.Box)
     expert = _expert_or_noise(suite, task, env.action_space)
     for step in range(num_steps):
-        action = expert(observation["state"])
+        action = expert(getattr(env.unwrapped, "full_observation", observation["state"]))
         fits = action.dtype == np.float32 and env.action_space.contains(action)
         require(fits, f"the expert's action for {task} is not in {env.action_space}: {action}")
         if step % 2:

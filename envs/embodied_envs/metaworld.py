@@ -118,7 +118,7 @@ class MetaWorld:
         """An environment that can run every task; `render_size` is (h, w) in pixels."""
         return MetaWorldEnv(self, render_size)
 
-    def expert(self, task: str) -> Expert:
+    def expert(self, task: str, *, seed: int = 0) -> Expert:
         """The library's scripted policy: full observations (39,) to actions (4,) in [-1, 1].
 
         It keeps no state between steps. Feed it `MetaWorldEnv.full_observation`, which has the

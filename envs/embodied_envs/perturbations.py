@@ -277,9 +277,9 @@ class Perturbed:
         """The wordings of a task."""
         return self.suite.texts(task)
 
-    def expert(self, task: str) -> Expert:
+    def expert(self, task: str, *, seed: int = 0) -> Expert:
         """The expert of the suite within, which knows nothing of the perturbation."""
-        return self.suite.expert(task)
+        return self.suite.expert(task, seed=seed)
 
     def make_env(self, *, render_size: tuple[int, int] | None = None) -> Env:
         """The perturbed environment; what it renders is not perturbed."""

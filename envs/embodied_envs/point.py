@@ -98,7 +98,7 @@ class PointSuite:
         """An environment that can run every task; `render_size` is (h, w) in pixels."""
         return PointEnv(self, render_size)
 
-    def expert(self, task: str) -> Expert:
+    def expert(self, task: str, *, seed: int = 0) -> Expert:
         """A proportional controller: states (..., 10) to actions (..., 2)."""
         _check_choice("task", task, self.tasks)
         pad = _pad_slice(task)

@@ -104,7 +104,7 @@ class SimulatedSuite(ABC):
         """An environment that can run every task; `render_size` is (h, w) in pixels."""
         return SimulatedEnv(self, render_size)
 
-    def expert(self, task: str) -> Expert:
+    def expert(self, task: str, *, seed: int = 0) -> Expert:
         """Raises NoExpertError: the library has none."""
         raise NoExpertError(
             f"{self.name} has no scripted expert, so nobody can demonstrate {task}: name episodes "

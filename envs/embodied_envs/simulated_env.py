@@ -28,7 +28,10 @@ class UnstableError(RuntimeError):
 
 
 class Transition(NamedTuple):
-    """A control step of a library: its observation (S,), reward, whether it ended, and its info."""
+    """A control step of a library: its observation, reward, whether it ended, and its info.
+
+    The observation is (S,) or longer: what follows the first S numbers only experts see.
+    """
 
     state: NDArray[np.float64]
     reward: float
@@ -50,7 +53,7 @@ class Simulator(Protocol):
     @property
     def data(self) -> mujoco.MjData: ...
     def reset(self, seed: int) -> NDArray[np.float64]:
-        """Starts the episode that the seed alone decides; returns the observation (S,)."""
+        """Starts the episode that the seed alone decides; returns the observation."""
         ...
 
     def step(self, action: NDArray[np.float64]) -> Transition:
@@ -93,6 +96,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self._horizon = suite.sizes.max_steps
         self._steps = 0  # of the library, as the horizon is
         self._return = 0.0
+        self._full = np.zeros(0)
         self._last: Observations = {}
 
     def reset(
@@ -136,6 +140,11 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         facts = {"success": self._succeeds(last), "unstable": False, "return": self._return}
         observation = self._observe(simulator, last.state)
         return observation, self._return - before, last.terminated, truncated, facts
+
+    @property
+    def full_observation(self) -> NDArray[np.float64]:
+        """The simulator's whole observation, whatever the policy may see; for experts."""
+        return self._full.copy()
 
     def render(self) -> NDArray[np.uint8]:
         """What the first camera sees, upright, (h, w, 3)."""
@@ -182,6 +191,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         return self._last, 0.0, False, True, facts
 
     def _observe(self, simulator: Simulator, state: NDArray[np.float64]) -> Observations:
+        self._full, state = state, state[: self._suite.sizes.state_dim]
         if self._suite.observation == "pixels":
             data = simulator.data
             state = np.concatenate([data.actuator_length, data.actuator_velocity])
