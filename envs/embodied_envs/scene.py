@@ -74,7 +74,7 @@ class Scene(ABC):
     @property
     def finger(self) -> NDArray[np.float64]:
         """Where the fingertip is, (3,) in m."""
-        return self.data.qpos[self._rails].copy()
+        return np.array(self.data.qpos[self._rails])
 
     def reset(self, seed: int) -> NDArray[np.float64]:
         """Starts the episode that the seed alone decides; returns the observation."""
@@ -100,8 +100,8 @@ class Scene(ABC):
         reward, info = self.judge()
         return Transition(self.observe(), reward, False, info)
 
-    def close(self) -> None:
-        """Nothing is held but memory."""
+    def close(self) -> None:  # noqa: B027  a world may hold nothing to free
+        """Frees what a world holds beside memory."""
 
 
 @functools.cache
