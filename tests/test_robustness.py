@@ -137,7 +137,7 @@ def test_what_the_suite_cannot_show_is_told_before_anything_runs() -> None:
 
 
 def test_images_add_their_arm_to_the_default_ones() -> None:
-    config = compose_config("checkpoint=unused", "+robustness=images", name="evaluate")
+    config = compose_config("checkpoint=unused", "robustness=images", name="evaluate")
     assert list(arms(config)) == [*ARMS, "colour_jitter"]
 
 
@@ -146,7 +146,7 @@ def test_images_add_their_arm_to_the_default_ones() -> None:
 
 @pytest.fixture(scope="module")
 def found(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a tiny policy was evaluated with `+robustness=default`."""
+    """Where a tiny policy was evaluated with `robustness=default`."""
     run = tmp_path_factory.mktemp("runs") / "run"
     embodied.train(compose(run, "train.steps=1"))
     return embodied.evaluate(evaluated(run, run.parent / "found")).parent
@@ -156,7 +156,7 @@ def evaluated(run: Path, output: Path, *more: str) -> dict[str, Any]:
     return compose_config(
         f"checkpoint={run}",
         f"output={output}",
-        "+robustness=default",
+        "robustness=default",
         "protocol=point",
         "protocol.goals_per_task=2",
         "protocol.max_steps=12",
