@@ -26,7 +26,14 @@ from tests.conftest import compose_config
 Compose = Callable[..., dict[str, Any]]
 DELAY = {"_target_": "embodied_envs.perturbations.ActionDelay", "steps": 2}
 LIGHT = {"_target_": "embodied_envs.perturbations.ColourJitter", "spread": 0.2}
-ARMS = ["observation_noise", "action_noise", "action_delay", "dropped_frames", "held_out_words"]
+ARMS = [
+    "observation_noise",
+    "action_noise",
+    "action_delay",
+    "dropped_frames",
+    "start_shift",
+    "held_out_words",
+]
 
 
 def evaluation(wins: list[bool], *, text: str = "go", **changes: Any) -> Evaluation:
