@@ -23,6 +23,9 @@ from embodied.suites import Suite
 
 Config = Mapping[str, Any]
 
+_ROUNDS = 4
+"""Episodes for each slot below which another shard is not worth its start and its idle end."""
+
 
 def judge(config: Config, policy: Policy, parts: Sequence[Part]) -> dict[str, Evaluation]:
     """Each part's evaluation, by its name.
@@ -76,17 +79,17 @@ def _outcomes(config: Config, policy: Policy, queues: Sequence[Queue]) -> Iterat
 
 
 def _count(config: Config, policy: Policy, queues: Sequence[Queue], capacity: int) -> int:
-    """One shard for each core while all have a slot's worth; a GPU is not divided unasked."""
+    """One shard for each core, while each has enough to do; a GPU is not divided unasked."""
     if next(policy.parameters()).is_cuda:
         return 1
     trials = sum(len(queue.trials) for queue in queues)
-    return max(1, min(capacity, trials // config["eval"]["num_envs"]))
+    return max(1, min(capacity, trials // (_ROUNDS * int(config["eval"]["num_envs"]))))
 
 
 def _workers(settings: Config, cores: int, count: int) -> int:
     """Simulator processes of each of `count` shards, each with so many cores."""
-    if (workers := settings["workers"]) is not None:
-        return int(workers)
+    if settings["workers"] is not None:
+        return int(settings["workers"])
     return 0 if cores <= 1 < count else min(max(cores, 1), int(settings["num_envs"]))
 
 
