@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 
 from embodied.build import ConfigError, instantiate
+from embodied.parts import MAIN
 from embodied.policies.base import Policy
 from embodied.robustness import check_arms
 from embodied.structs import Spec
@@ -35,6 +36,7 @@ def check_config(config: Config, suite: Suite) -> None:
     none fails after training.
     """
     problems = [line for key, least in _COUNTS for line in _count_problems(config, key, least)]
+    problems += _evaluation_problems(config)
     if problems:
         raise ConfigError("\n".join(problems))
     for node in (config["protocol"], *config.get("probes", {}).values()):
@@ -48,6 +50,18 @@ def _count_problems(config: Config, key: str, least: int) -> list[str]:
     if type(value) is int and value >= least:
         return []
     return [f"E_CONFIG_VALUE: {key} must be a whole number >= {least}, got {value!r}"]
+
+
+def _evaluation_problems(config: Config) -> list[str]:
+    shards, timeout_s = config["shards"], config["eval"]["timeout_s"]
+    found = []
+    if shards is not None and not (type(shards) is int and shards >= 1):
+        found.append(f"shards must be a whole number >= 1, or null, got {shards!r}")
+    if not (isinstance(timeout_s, int | float) and timeout_s > 0):
+        found.append(f"eval.timeout_s must be a number of seconds > 0, got {timeout_s!r}")
+    if MAIN in config.get("probes", {}):
+        found.append(f"probes.{MAIN} has the name of the main protocol; rename it")
+    return [f"E_CONFIG_VALUE: {line}" for line in found]
 
 
 def check_policy(config: Config, policy: Policy, suite: Suite) -> None:

@@ -18,7 +18,7 @@ PACKAGES = {
 }
 # A module imports from its own row and from those above it. What is not listed sits on top.
 LAYERS = (
-    ("structs", "suites"),
+    ("structs", "suites", "devices"),
     ("conditions", "noise", "normalize", "networks"),
     ("encoders", "heads"),
     ("policies",),
