@@ -1,5 +1,6 @@
-"""OGBench's manipulation worlds: cubes, a room with locks, and puzzles of buttons (Park et al. 2025,
-arXiv:2410.20092).
+"""OGBench's manipulation worlds: cubes, a room with locks, and puzzles of buttons.
+
+See Park et al. 2025, arXiv:2410.20092.
 
 Observations, rewards, success and horizons are the library's own for its five evaluation tasks of
 each world. Departures: the two random actions with which the library lets a goal scene settle are
@@ -12,8 +13,9 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
@@ -22,9 +24,10 @@ from numpy.typing import NDArray
 
 from embodied.suites import Expert, Texts
 from embodied_envs.catalogue import Sizes, TaskFacts, read_catalogue
+from embodied_envs.dm_control import import_library as import_dm_control
 from embodied_envs.ogbench_experts import OracleExpert
-from embodied_envs.ogbench_plans import next_for_goal, next_in_play
-from embodied_envs.ogbench_scene import WORLDS, Scene, World
+from embodied_envs.ogbench_plans import Subtask, next_for_goal, next_in_play
+from embodied_envs.ogbench_scene import WORLDS, Goal, Scene, World
 from embodied_envs.options import check_choice
 from embodied_envs.simulated import SimulatedSuite
 from embodied_envs.simulated_env import Simulator, Transition, UnstableError
@@ -46,8 +49,8 @@ class OGBench(SimulatedSuite):
     closing. Goal i of a benchmark seed is the initial state that the library draws with a seed made
     of both: where the arm is, which cube is where, and by about a centimetre how things stand.
     Words name the task; with several cubes they do not say which colour goes where, which is drawn.
-    See `SimulatedSuite` for the other fields; camera 0 is the library's "front", 1 the nearer one of
-    its pixel observations, whose arm is transparent.
+    Camera 0 is the library's "front", 1 that of its pixel observations, in which the arm is
+    transparent. See `SimulatedSuite` for the other fields.
 
     Attributes:
         goal_visible: appends the library's goal observation, in which all is as it should be, to
@@ -86,14 +89,18 @@ class OGBench(SimulatedSuite):
         return WORLDS[_world_of(self.tasks[0])]
 
     def open_simulator(self, task: str) -> Simulator:
-        """A simulator of a task; one that was closed is taken up again, as the model is the same."""
-        task_id = int(task.rpartition("task")[2])
-        return _Simulator(self.world, task_id, self.observation != "state", self.goal_visible)
+        """A simulator of a task."""
+        seen = self.observation != "state"
+        return _Simulator(self.world, _number_of(task), seen, self.goal_visible)
 
     def expert(self, task: str, *, seed: int = 0) -> Expert:
-        """The library's Markovian oracles, given the sub-tasks that lead to the goal."""
+        """The library's Markovian oracles, given the sub-tasks that lead to the task's goal.
+
+        In another task's scene it goes for its own goal all the same, where that can be reached.
+        """
         check_choice("task", task, self.tasks)
-        return OracleExpert(self.world, next_for_goal, "markov", seed)
+        goal = Goal.of(_tasks_of_library(self.world)[_number_of(task) - 1])
+        return OracleExpert(self.world, functools.partial(_toward, goal), "markov", seed)
 
     def playground(self, steps: int) -> Playground:
         """The same world with scenes at random and nothing to reach."""
@@ -175,7 +182,9 @@ class _Simulator:
             _idle.setdefault(self._key, []).append(self._env)
             self._env = None
 
-    def _full(self, observation: NDArray[np.float64], info: Mapping[str, Any]) -> NDArray[np.float64]:
+    def _full(
+        self, observation: NDArray[np.float64], info: Mapping[str, Any]
+    ) -> NDArray[np.float64]:
         scene = Scene.of(self._env, info, self._world)
         return np.concatenate([observation, self._goal, scene.to_vector()])
 
@@ -192,11 +201,8 @@ _idle: dict[tuple[World, bool, bool], list[Any]] = {}  # environments that nobod
 
 def _open(world: World, play: bool, seen: bool) -> Any:
     """An environment of the library; where it is `seen`, with its looks for pixel observations."""
-    module, _, name = world.module.partition(".")
     log_warnings()
-    _import_library()
-    base = getattr(importlib.import_module(f"ogbench.manipspace.envs.{module}"), name)
-    env = _repeatable(base)(
+    env = _repeatable(_class_of(world))(
         env_type=world.kind,
         ob_type="pixels" if seen else "states",
         mode="data_collection" if play else "task",
@@ -215,15 +221,39 @@ def _repeatable(base: Any) -> Any:
     return type(base.__name__, (base,), {"action_space": space})
 
 
+def _class_of(world: World) -> Any:
+    """The library's class of environments."""
+    module, _, name = world.module.partition(".")
+    _import_library()
+    return getattr(importlib.import_module(f"ogbench.manipspace.envs.{module}"), name)
+
+
+@functools.cache
+def _tasks_of_library(world: World) -> Sequence[Mapping[str, Any]]:
+    """What the library says of a world's tasks, without the seconds that opening one takes."""
+    rows, columns = world.grid
+    blank = SimpleNamespace(
+        _env_type=world.kind, _num_rows=rows, _num_cols=columns, _reward_task_id=None
+    )
+    _class_of(world).set_tasks(blank)
+    tasks: Sequence[Mapping[str, Any]] = blank.task_infos
+    return tasks
+
+
+def _toward(goal: Goal, scene: Scene, world: World, random: np.random.Generator) -> Subtask | None:
+    return next_for_goal(goal.asked_in(scene), world, random)
+
+
 @functools.cache
 def _import_library() -> None:
     """Imports ogbench, or says how to install it."""
+    import_dm_control()  # first, so that it opens no window
     try:
         import ogbench  # type: ignore[import-untyped]  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "the tasks of OGBench need the package ogbench: pip install 'embodied-policies[ogbench]'"
-            f" (missing: {error.name})",
+            f"the tasks of OGBench need the package ogbench, and {error.name} is missing: "
+            "pip install 'embodied-policies[ogbench]'",
             name="ogbench",
         ) from error
 
@@ -232,11 +262,15 @@ def _world_of(task: str) -> str:
     return task.rpartition("-")[0]
 
 
+def _number_of(task: str) -> int:
+    return int(task.rpartition("task")[2])
+
+
 @functools.cache
 def _play_catalogue(steps: int) -> Mapping[str, TaskFacts]:
     texts = Texts("play", ("play with everything", "do what comes to mind"), ("amuse yourself",))
-    first = {_world_of(task): facts for task, facts in reversed(read_catalogue("ogbench").items())}
+    facts_of = {_world_of(task): facts for task, facts in read_catalogue("ogbench").items()}
     return {
         f"{world}-{PLAY}": replace(facts, max_steps=steps, threshold=math.inf, texts=texts)
-        for world, facts in first.items()
+        for world, facts in facts_of.items()
     }

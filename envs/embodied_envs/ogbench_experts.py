@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied_envs.ogbench_plans import Subtask
-from embodied_envs.ogbench_scene import Scene, World, scene_dim
+from embodied_envs.ogbench_scene import SLIDES, Scene, World, scene_dim
 
 ACTION_SCALE = np.array([0.05, 0.05, 0.05, 0.3, 1.0])
 """What an action of 1 asks for in a step: metres, radians, and the gripper's whole stroke."""
@@ -54,7 +54,7 @@ class OracleExpert:
         if self._subtask is None:  # nothing is left to do
             return np.zeros(5, np.float32)
         action = self._oracle.select_action(None, _info(scene, self._subtask))
-        return np.clip(action, -1.0, 1.0).astype(np.float32)
+        return np.asarray(np.clip(action, -1.0, 1.0), np.float32)
 
     def _begin(self, scene: Scene) -> None:
         self._oracle, self._subtask = None, self._choose(scene, self._world, self._random)
@@ -82,7 +82,7 @@ class _Arm:
         return self
 
     def normalize_action(self, action: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.clip(action / ACTION_SCALE, -1.0, 1.0)
+        return np.asarray(np.clip(action / ACTION_SCALE, -1.0, 1.0))
 
 
 def _oracle(kind: str, style: str, world: World) -> Any:
@@ -106,7 +106,9 @@ def _info(scene: Scene, subtask: Subtask) -> dict[str, Any]:
         info["privileged/target_block"] = index
         info[f"privileged/block_{index}_pos"] = scene.cubes[index, :3]
         info[f"privileged/block_{index}_yaw"] = scene.cubes[index, 3:]
-        info["privileged/target_block_pos"] = target[:3]
+        place = scene.cubes[index, :3]
+        near = np.linalg.norm(place - target[:3]) < subtask.slack
+        info["privileged/target_block_pos"] = place if near else target[:3]
         info["privileged/target_block_yaw"] = target[3:]
     elif kind == "button":
         info["privileged/target_button"] = index
@@ -121,7 +123,7 @@ def _info(scene: Scene, subtask: Subtask) -> dict[str, Any]:
 
 
 def _handle(scene: Scene, kind: str) -> NDArray[np.float64]:
-    handle: NDArray[np.float64] = scene.slides[("drawer", "window").index(kind)]
+    handle: NDArray[np.float64] = scene.slides[SLIDES.index(kind)]
     return handle
 
 
@@ -132,16 +134,16 @@ def _place(scene: Scene, subtask: Subtask) -> NDArray[np.float64]:
     if subtask.kind == "button":
         return scene.buttons[subtask.index, 1:]
     handle = _handle(scene, subtask.kind)
-    axis = [0.0, 1.0, 0.0] if subtask.kind == "drawer" else [1.0, 0.0, 0.0]
-    return handle[1:4] + (subtask.target[0] - handle[0]) * np.array(axis)
+    axis = [0.0, -1.0, 0.0] if subtask.kind == "drawer" else [1.0, 0.0, 0.0]
+    return np.asarray(handle[1:4] + (subtask.target[0] - handle[0]) * np.array(axis))
 
 
 @contextlib.contextmanager
 def _global_seed(seed: int) -> Iterator[None]:
     """Seeds NumPy's global generator for a while."""
-    before = np.random.get_state()  # noqa: NPY002  the library draws from it
-    np.random.seed(seed)  # noqa: NPY002
+    before = np.random.get_state()
+    np.random.seed(seed)
     try:
         yield
     finally:
-        np.random.set_state(before)  # noqa: NPY002
+        np.random.set_state(before)

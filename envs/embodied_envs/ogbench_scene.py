@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ Array = NDArray[np.float64]
 
 CUBE = 0.04
 """Edge of a cube, m."""
+SLIDES = ("drawer", "window")
+"""What slides; the button of the same number locks it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,13 @@ def _puzzle(rows: int, columns: int) -> World:
 WORLDS: Mapping[str, World] = {
     **{
         f"cube-{kind}": World("cube_env.CubeEnv", kind, num_cubes=count)
-        for kind, count in {"single": 1, "double": 2, "triple": 3, "quadruple": 4, "octuple": 8}.items()
+        for kind, count in {
+            "single": 1,
+            "double": 2,
+            "triple": 3,
+            "quadruple": 4,
+            "octuple": 8,
+        }.items()
     },
     "scene": World(
         "scene_env.SceneEnv",
@@ -68,7 +76,10 @@ WORLDS: Mapping[str, World] = {
         arm=((0.25, -0.2, 0.2), (0.6, 0.2, 0.35)),
         table=((0.3, -0.07), (0.45, 0.18)),
     ),
-    **{f"puzzle-{rows}x{cols}": _puzzle(rows, cols) for rows, cols in ((3, 3), (4, 4), (4, 5), (4, 6))},
+    **{
+        f"puzzle-{rows}x{cols}": _puzzle(rows, cols)
+        for rows, cols in ((3, 3), (4, 4), (4, 5), (4, 6))
+    },
 }
 
 
@@ -119,7 +130,7 @@ class Scene:
                     for i in range(world.num_buttons)
                 ]
             ),
-            slides=np.array([_slide(info, name) for name in ("drawer", "window")[: world.num_slides]]),
+            slides=np.array([_slide(info, name) for name in SLIDES[: world.num_slides]]),
             goal_cubes=np.array(
                 [data.mocap_pos[env._cube_target_mocap_ids[i]] for i in range(world.num_cubes)]
             ),
@@ -138,6 +149,35 @@ class Scene:
     def to_vector(self) -> Array:
         """All numbers in a row."""
         return np.concatenate([np.ravel(part) for part in vars(self).values()]).astype(np.float64)
+
+
+class Goal(NamedTuple):
+    """What a task asks for: places of cubes (C, 3), states of buttons (B,), slides (K,)."""
+
+    cubes: Array
+    buttons: Array
+    slides: Array
+
+    @classmethod
+    def of(cls, task: Mapping[str, Any]) -> Self:
+        """From what the library says of a task."""
+        goal = task.get("goal", {})
+        return cls(
+            np.array(task.get("goal_xyzs", goal.get("block_xyzs", np.zeros((0, 3))))),
+            np.array(task.get("goal_button_states", goal.get("button_states", []))),
+            np.array([goal[f"{name}_pos"] for name in SLIDES if goal]),
+        )
+
+    def asked_in(self, scene: Scene) -> Scene:
+        """The scene with this goal. Cubes stay assigned to places as they are, where they can be.
+
+        In the library it is drawn for each episode which cube goes where.
+        """
+        if sorted(self.cubes.tolist()) == sorted(scene.goal_cubes.tolist()):
+            return replace(scene, goal_buttons=self.buttons, goal_slides=self.slides)
+        return replace(
+            scene, goal_cubes=self.cubes, goal_buttons=self.buttons, goal_slides=self.slides
+        )
 
 
 @functools.cache
