@@ -29,8 +29,8 @@ class SimulatedSuite(ABC):
     Attributes:
         tasks: names of the library's tasks; one policy serves all, so their sizes must agree.
         observation: what the policy senses: "state" is the library's vector; "pixels" is images
-            with the length and the velocity of each actuator (2A,) as the state, which is what
-            sensors on the motors read; "mixed" is images with the library's vector.
+            with the length and the velocity of each actuator as the state, which is what sensors
+            on the motors read; "mixed" is images with the library's vector.
         cameras: numbers of cameras of the model, observed as "camera0" and so on, the first one
             drawn by `render`. Where a model has none, 0 shows the whole scene from a distance.
         image_size: (h, w) of an observed image in pixels.
@@ -75,7 +75,7 @@ class SimulatedSuite(ABC):
 
     def _sizes_of(self, task: str) -> Sizes:
         facts = self.catalogue()[task]
-        state_dim = 2 * facts.action_dim if self.observation == "pixels" else facts.state_dim
+        state_dim = 2 * facts.num_motors if self.observation == "pixels" else facts.state_dim
         return Sizes(state_dim, facts.action_dim, facts.rate_hz, facts.max_steps)
 
     @property
