@@ -29,8 +29,9 @@ class SimulatedSuite(ABC):
     Attributes:
         tasks: names of the library's tasks; one policy serves all, so their sizes must agree.
         observation: what the policy senses: "state" is the library's vector; "pixels" is images
-            with the length and the velocity of each actuator as the state, which is what sensors
-            on the motors read; "mixed" is images with the library's vector.
+            with what the robot senses of itself as the state: the length and the velocity of each
+            actuator (2A,), or a part of the vector (`TaskFacts.own`); "mixed" is images with the
+            library's vector.
         cameras: numbers of cameras of the model, observed as "camera0" and so on, the first one
             drawn by `render`. -1 is the scene from a distance, observed as "overview"; so is 0
             where a model has no camera.
@@ -58,6 +59,11 @@ class SimulatedSuite(ABC):
     def open_simulator(self, task: str) -> Simulator:
         """A simulator of one of the tasks; imports the library."""
 
+    def change_task(self, simulator: Simulator, task: str) -> Simulator:
+        """A simulator of another task, in place of a given one, which is not used again."""
+        simulator.close()
+        return self.open_simulator(task)
+
     def __post_init__(self) -> None:
         for name in ("tasks", "cameras"):  # a configuration file gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -76,7 +82,7 @@ class SimulatedSuite(ABC):
 
     def _sizes_of(self, task: str) -> Sizes:
         facts = self.catalogue()[task]
-        state_dim = 2 * facts.num_motors if self.observation == "pixels" else facts.state_dim
+        state_dim = facts.own_dim if self.observation == "pixels" else facts.state_dim
         return Sizes(state_dim, facts.action_dim, facts.rate_hz, facts.max_steps)
 
     @property

@@ -54,6 +54,11 @@ class Simulator(Protocol):
     def model(self) -> mujoco.MjModel: ...
     @property
     def data(self) -> mujoco.MjData: ...
+    @property
+    def scene(self) -> mujoco.MjData:
+        """What pictures show: `data`, or a copy with marks that the simulation must not feel."""
+        ...
+
     def reset(self, seed: int) -> NDArray[np.float64]:
         """Starts the episode that the seed alone decides; returns the observation."""
         ...
@@ -197,8 +202,9 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
     def _observe(self, simulator: Simulator, state: NDArray[np.float64]) -> Observations:
         self._full, state = state, state[: self._suite.sizes.state_dim]
         if self._suite.observation == "pixels":
-            data = simulator.data
-            state = np.concatenate([data.actuator_length, data.actuator_velocity])
+            data, own = simulator.data, list(self._suite.catalogue()[self._task].own)
+            motors = [data.actuator_length, data.actuator_velocity]
+            state = self._full[own] if own else np.concatenate(motors)
         size = self._suite.image_size
         images = {
             name: self._frame(simulator, number, size) for name, number in self._cameras.items()
@@ -216,7 +222,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
             self._renderers[camera, size] = FrameRenderer(
                 model, size, camera=OVERVIEW if free else camera
             )
-        return self._renderers[camera, size].frame(simulator.data)
+        return self._renderers[camera, size].frame(simulator.scene)
 
     def _free_renderers(self) -> None:
         for renderer in self._renderers.values():
@@ -226,9 +232,12 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
 
     def _simulator_of(self, task: str) -> Simulator:
         """The simulator of the task, kept while the task stays."""
-        if self._simulator is None or task != self._task:
-            self.close()
-            self._task, self._simulator = task, self._suite.open_simulator(task)
+        before, self._task = self._task, task
+        if self._simulator is None:
+            self._simulator = self._suite.open_simulator(task)
+        elif task != before:
+            self._running, self._last = False, {}
+            self._simulator = self._suite.change_task(self._simulator, task)
             if (found := _action_space(self._simulator)) != self.action_space:
                 raise ValueError(
                     f"{task} takes actions in {found}, but {self._suite.tasks[0]} in "
