@@ -29,7 +29,7 @@ from embodied.resume import check_resumable
 from embodied.sources import Offline
 from embodied.stopwatch import Stopwatch
 from embodied.structs import Condition, Episodes, Observation
-from embodied.suites import Suite, rewordings
+from embodied.suites import NoExpertError, Suite, check_experts, rewordings
 from embodied.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -127,8 +127,19 @@ def prepare_data(
     if world.is_main and task.get("collect"):
         _collect(instantiate(task["collect"], extra_targets=extra_targets), suite)
     world.barrier()
-    episodes: Episodes = instantiate(task["episodes"], extra_targets=extra_targets)
+    try:
+        episodes: Episodes = instantiate(task["episodes"], extra_targets=extra_targets)
+    except ValueError as error:
+        raise ValueError(f"{error}{_why_not_collected(suite)}") from error
     return episodes
+
+
+def _why_not_collected(suite: Suite) -> str:
+    try:
+        check_experts(suite)
+    except NoExpertError as error:
+        return f". {error}"
+    return ""
 
 
 def _collect(collect: Callable[[Suite], object], suite: Suite) -> None:

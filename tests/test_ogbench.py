@@ -77,7 +77,7 @@ def test_the_catalogue_and_our_figures_are_the_librarys(world: str) -> None:
         assert observation.shape == (facts.state_dim,)
         assert env.spec.max_episode_steps == facts.max_steps
     base, ours = env.unwrapped, WORLDS[world]
-    assert (base.model.nu, base.num_tasks) == (facts.num_motors, 5)
+    assert base.num_tasks == 5
     assert base._control_timestep == CONTROL_S == 1 / facts.rate_hz
     np.testing.assert_array_equal(base.action_high, ACTION_SCALE)
     np.testing.assert_array_equal(base._arm_sampling_bounds, ours.arm)

@@ -78,6 +78,10 @@ class _Simulator:
     def data(self) -> mujoco.MjData:
         return self._env.physics.data.ptr
 
+    @property
+    def scene(self) -> mujoco.MjData:
+        return self.data
+
     def reset(self, seed: int) -> NDArray[np.float64]:
         self._random.seed(seed)
         order = getattr(self._env.task, "_initial_order", None)

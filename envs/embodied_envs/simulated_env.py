@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Observations = dict[str, Any]  # of arrays; gymnasium types a Dict space so
 Step = tuple[Observations, float, bool, bool, dict[str, Any]]
+OVERVIEW = -1  # MuJoCo's free camera, which belongs to no model
 
 
 class UnstableError(RuntimeError):
@@ -30,7 +31,8 @@ class UnstableError(RuntimeError):
 class Transition(NamedTuple):
     """A control step of a library: its observation, reward, whether it ended, and its info.
 
-    The observation is (S,) or longer: what follows the first S numbers only experts see.
+    The observation is (S,) or longer: what follows the first S numbers only experts see. The info
+    may hold `metrics`, further measures of the episode, besides what success is judged by.
     """
 
     state: NDArray[np.float64]
@@ -52,6 +54,11 @@ class Simulator(Protocol):
     def model(self) -> mujoco.MjModel: ...
     @property
     def data(self) -> mujoco.MjData: ...
+    @property
+    def scene(self) -> mujoco.MjData:
+        """What pictures show: `data`, or a copy with marks that the simulation must not feel."""
+        ...
+
     def reset(self, seed: int) -> NDArray[np.float64]:
         """Starts the episode that the seed alone decides; returns the observation."""
         ...
@@ -77,7 +84,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": max(1, round(suite.rate_hz))}
         self.render_mode = None if render_size is None else "rgb_array"
         cameras = () if suite.observation == "state" else suite.cameras
-        self._cameras = {f"camera{number}": number for number in cameras}
+        self._cameras = {"overview" if i == OVERVIEW else f"camera{i}": i for i in cameras}
         self._task = suite.tasks[0]
         self._simulator: Simulator | None = suite.open_simulator(self._task)
         self.action_space = _action_space(self._simulator)
@@ -138,6 +145,8 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         truncated = self._steps >= self._horizon and not last.terminated
         self._running = not (last.terminated or truncated)
         facts = {"success": self._succeeds(last), "unstable": False, "return": self._return}
+        if "metrics" in last.info:
+            facts["metrics"] = last.info["metrics"]
         observation = self._observe(simulator, last.state)
         return observation, self._return - before, last.terminated, truncated, facts
 
@@ -193,8 +202,9 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
     def _observe(self, simulator: Simulator, state: NDArray[np.float64]) -> Observations:
         self._full, state = state, state[: self._suite.sizes.state_dim]
         if self._suite.observation == "pixels":
-            data = simulator.data
-            state = np.concatenate([data.actuator_length, data.actuator_velocity])
+            data, own = simulator.data, list(self._suite.catalogue()[self._task].own)
+            motors = [data.actuator_length, data.actuator_velocity]
+            state = self._full[own] if own else np.concatenate(motors)
         size = self._suite.image_size
         images = {
             name: self._frame(simulator, number, size) for name, number in self._cameras.items()
@@ -210,9 +220,9 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         if (camera, size) not in self._renderers:
             free = camera == 0 and model.ncam == 0
             self._renderers[camera, size] = FrameRenderer(
-                model, size, camera=-1 if free else camera
+                model, size, camera=OVERVIEW if free else camera
             )
-        return self._renderers[camera, size].frame(simulator.data)
+        return self._renderers[camera, size].frame(simulator.scene)
 
     def _free_renderers(self) -> None:
         for renderer in self._renderers.values():
@@ -222,9 +232,12 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
 
     def _simulator_of(self, task: str) -> Simulator:
         """The simulator of the task, kept while the task stays."""
-        if self._simulator is None or task != self._task:
-            self.close()
-            self._task, self._simulator = task, self._suite.open_simulator(task)
+        before, self._task = self._task, task
+        if self._simulator is None:
+            self._simulator = self._suite.open_simulator(task)
+        elif task != before:
+            self._running, self._last = False, {}
+            self._simulator = self._suite.change_task(self._simulator, task)
             if (found := _action_space(self._simulator)) != self.action_space:
                 raise ValueError(
                     f"{task} takes actions in {found}, but {self._suite.tasks[0]} in "
