@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 from embodied.suites import Expert, NoExpertError, Texts
 from embodied_envs.catalogue import Sizes, TaskFacts, common_sizes
 from embodied_envs.options import check_choice, checked_size
+from embodied_envs.rendering import PROFILES
 from embodied_envs.simulated_env import SimulatedEnv, Simulator
 
 
@@ -34,6 +35,7 @@ class SimulatedSuite(ABC):
         cameras: numbers of cameras of the model, observed as "camera0" and so on, the first one
             drawn by `render`. Where a model has none, 0 shows the whole scene from a distance.
         image_size: (h, w) of an observed image in pixels.
+        render_profile: how observed images are drawn (see `embodied_envs.rendering.PROFILES`).
         action_repeat: control steps for which an action is held; their rewards are summed.
         num_goals: how many initial states a benchmark seed has.
         success_threshold: replaces that of the tasks (see `TaskFacts`).
@@ -45,6 +47,7 @@ class SimulatedSuite(ABC):
     observation: Literal["state", "pixels", "mixed"] = "state"
     cameras: tuple[int, ...] = (0,)
     image_size: tuple[int, int] = (84, 84)
+    render_profile: str = "faithful"
     action_repeat: int = 1
     num_goals: int = 50
     success_threshold: float | None = None
@@ -66,6 +69,7 @@ class SimulatedSuite(ABC):
         for task in self.tasks:
             check_choice("task", task, tuple(self.catalogue()))
         check_choice("observation", self.observation, ("state", "pixels", "mixed"))
+        check_choice("render_profile", self.render_profile, tuple(PROFILES))
         for name, least in (("action_repeat", 1), ("num_goals", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
@@ -86,6 +90,11 @@ class SimulatedSuite(ABC):
     @property
     def name(self) -> str:
         return f"{self.library}/{'+'.join(self.tasks)}"
+
+    @property
+    def image_profile(self) -> str | None:
+        """The render profile of what the policy observes; None where it observes no images."""
+        return None if self.observation == "state" else self.render_profile
 
     @property
     def max_steps(self) -> int:
