@@ -267,7 +267,7 @@ def assess(
     reference = probes.get("other_instruction_expert")
     write_report(
         run / "report.html",
-        title=f"{suite.name}: {protocol.name}",
+        title=f"{suite.name}: {evaluation.protocol}",
         evaluation=evaluation,
         curves=read_jsonl(metrics) if metrics.exists() else [],
         videos=videos,
@@ -275,7 +275,7 @@ def assess(
         wall_clock=clock.seconds,
         chance=reference.success().mean if reference else None,
     )
-    for name, figures in {protocol.name: evaluation, **probes}.items():
+    for name, figures in {evaluation.protocol: evaluation, **probes}.items():
         rate = figures.success()
         print(
             f"{name}: {rate.mean:.3f} [{rate.low:.3f}, {rate.high:.3f}] n={len(figures.valid)}"
@@ -323,7 +323,7 @@ def judge(
         description=description,
     )
     return Evaluation(
-        protocol=protocol.name,
+        protocol=protocol.name_on(suite),
         checkpoint=None,
         outcomes=outcomes,
         wall_s=time.monotonic() - start,
@@ -493,8 +493,8 @@ def evaluate(config: Any) -> Path:
     settled = {**stored, **plain, "eval": settings, **asked}
     check_config(settled, suite)
     check_policy(settled, policy, suite)
-    protocol = plain["protocol"]["name"]
-    run = Path(plain["output"] or found.path.parent.parent / f"evaluate-{protocol}")
+    protocol: Protocol = instantiate(plain["protocol"])
+    run = Path(plain["output"] or found.path.parent.parent / f"evaluate-{protocol.name_on(suite)}")
     return assess(
         settled,
         policy,
