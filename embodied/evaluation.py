@@ -148,10 +148,16 @@ def evaluate(
             cannot be drawn, such as on a machine without a renderer, no other can.
     """
     slots = _Slots(actor, envs, assignments, film)
+    clock = 0
     with tqdm(total=len(assignments), desc=description, unit="episode") as bar:
         while len(slots.outcomes) < len(assignments):
-            slots.begin()
+            if not slots.active.any():
+                clock = 0
+            # All slots are drawn at once. Begun in step, they also need their frames at once.
+            if film is None or clock % film_every == 0:
+                slots.begin()
             plan = actor.plan(slots.active)
+            clock += actor.action_horizon
             for j in range(actor.action_horizon):
                 if slots.active.any():
                     slots.record(film_every)

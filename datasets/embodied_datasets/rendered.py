@@ -166,8 +166,8 @@ class _Recorder:
         episode = self._recorded[job.index]
         frames: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in self._spec.cameras}
         for observation in _again(self._env, job.key, episode):
-            for name, images in frames.items():
-                images.append(np.array(observation[name]))
+            for name, film in frames.items():
+                film.append(np.array(observation[name]))
         images = {name: np.stack(each) for name, each in frames.items()}
         drawn = dataclasses.replace(episode, images=images)
         record(self._incoming, job.key, drawn, spec=self._spec)

@@ -180,10 +180,9 @@ def _digest(model: mujoco.MjModel, profile: Profile) -> bytes:
     numbers = profile, model.stat.extent, visual.quality, visual.map, visual.rgba, visual.global_
     digest = hashlib.sha256(repr(numbers).encode())
     for values in (model.geom_size[planes], model.geom_matid[planes]):
-        digest.update(np.ascontiguousarray(values))
+        digest.update(values.tobytes())
     for name in dir(model):
         if name.startswith(_UPLOADED):
-            values = np.ascontiguousarray(getattr(model, name))
-            digest.update(f"{name}{values.shape}".encode())
-            digest.update(values)
+            values = getattr(model, name)
+            digest.update(f"{name}{values.shape}".encode() + values.tobytes())
     return digest.digest()
