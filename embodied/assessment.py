@@ -39,8 +39,8 @@ def evaluate(config: Any) -> Path:
     settled = {**stored, **plain, "eval": settings, **asked}
     check_config(settled, suite)
     check_policy(settled, policy, suite)
-    protocol = plain["protocol"]["name"]
-    run = Path(plain["output"] or found.path.parent.parent / f"evaluate-{protocol}")
+    protocol: Protocol = instantiate(plain["protocol"])
+    run = Path(plain["output"] or found.path.parent.parent / f"evaluate-{protocol.name_on(suite)}")
     return assess(
         settled,
         policy,
@@ -86,7 +86,7 @@ def assess(
     reference = probes.get("other_instruction_expert")
     write_report(
         run / "report.html",
-        title=f"{suite.name}: {protocol.name}",
+        title=f"{suite.name}: {evaluation.protocol}",
         evaluation=evaluation,
         curves=read_jsonl(metrics) if metrics.exists() else [],
         videos=videos,
@@ -94,7 +94,7 @@ def assess(
         wall_clock=clock.seconds,
         chance=reference.success().mean if reference else None,
     )
-    for name, figures in {protocol.name: evaluation, **probes}.items():
+    for name, figures in {evaluation.protocol: evaluation, **probes}.items():
         print("\n".join(summary(name, figures, evaluation)))
     print(f"report: {run / 'report.html'}")
     return run / RESULTS_FILE

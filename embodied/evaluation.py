@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,10 +168,15 @@ def play(
         SlotError: an environment cannot render. It is not counted as lost, because where one frame
             cannot be drawn, such as on a machine without a renderer, no other can.
     """
-    slots, missing = _Slots(actor, envs, trials, film), len(trials)
+    slots, missing, clock = _Slots(actor, envs, trials, film), len(trials), 0
     while missing:
-        slots.begin()
+        if not slots.active.any():
+            clock = 0
+        # All slots are drawn at once. Begun in step, they also need their frames at once.
+        if film is None or clock % film_every == 0:
+            slots.begin()
         plan = actor.plan(slots.active)
+        clock += actor.action_horizon
         for j in range(actor.action_horizon):
             if slots.active.any():
                 slots.record(film_every)

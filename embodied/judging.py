@@ -101,7 +101,7 @@ def _evaluations(
     total = max(1, sum(steps.values()))
     return {
         part.name: Evaluation(
-            protocol=part.protocol.name,
+            protocol=part.protocol.name_on(part.suite),
             checkpoint=None,
             outcomes=tuple(found[part.name][i] for i in sorted(found[part.name])),
             wall_s=wall_s * steps[part.name] / total,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,9 @@ from embodied.parts import MAIN
 from embodied.policies.base import Policy
 from embodied.robustness import check_arms
 from embodied.structs import Spec
-from embodied.suites import Suite
+from embodied.suites import Suite, image_profile
 
+logger = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 
 _COUNTS = (
@@ -77,6 +79,18 @@ def check_policy(config: Config, policy: Policy, suite: Suite) -> None:
         check_spaces(policy.spec, env.observation_space, env.action_space, name=suite.name)
     finally:
         env.close()
+    _warn_of_profile(policy.spec, suite)
+
+
+def _warn_of_profile(spec: Spec, suite: Suite) -> None:
+    learned, shown = spec.render_profile, image_profile(suite)
+    if None not in (learned, shown) and learned != shown:
+        logger.warning(
+            "the policy learned from images drawn with render_profile=%s and will see %s: the "
+            "results measure that too, and are named by what it sees",
+            learned,
+            shown,
+        )
 
 
 def check_spaces(

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from embodied.suites import Assignment, Suite
+from embodied.suites import Assignment, Suite, image_profile
 
 Wording = Literal["canonical", "held_out", "other"]
 _WORDINGS = ("canonical", "held_out", "other")
@@ -42,6 +42,14 @@ class Protocol:
             raise ValueError(f"success must be 'any' or 'final', got {self.success!r}")
         if self.wording not in _WORDINGS:
             raise ValueError(f"wording must be one of {_WORDINGS}, got {self.wording!r}")
+
+    def name_on(self, suite: Suite) -> str:
+        """What results are called, such as "mt-v3@fast" where a policy sees images drawn "fast".
+
+        So figures from images drawn in different ways are of different protocols and never mix.
+        """
+        profile = image_profile(suite)
+        return self.name if profile is None else f"{self.name}@{profile}"
 
     def assignments(self, suite: Suite) -> tuple[Assignment, ...]:
         """The episodes, goal by goal, so that neighbours in the list are different tasks."""

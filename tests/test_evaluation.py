@@ -372,6 +372,24 @@ def test_films_hold_every_nth_frame_of_their_episode() -> None:
         assert all(frame.shape == (4, 6, 3) for frame in frames)
 
 
+@pytest.mark.parametrize("horizon", [1, 2, 3])
+def test_nothing_is_drawn_but_the_frames_of_films(horizon: int) -> None:
+    envs = make_vec(FaultySuite(max_steps=MAX_STEPS), 3, render_size=(4, 6))
+    drawn: list[int] = []
+    reels: dict[int, Frames] = {}
+    render = envs.render
+
+    def count() -> Any:
+        frames = render()
+        drawn.append(sum(frame is not None for frame in frames))
+        return frames
+
+    envs.render = count  # type: ignore[method-assign]
+    actor = Wanderer(3, horizon)
+    evaluate(actor, envs, ASSIGNMENTS, max_steps=MAX_STEPS, film=reels.__setitem__, film_every=4)
+    assert sum(drawn) == sum(len(frames) for frames in reels.values()) > len(ASSIGNMENTS)
+
+
 def test_a_film_without_a_renderer_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     with pytest.raises(SlotError, match="no renderer"):

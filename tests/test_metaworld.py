@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import metaworld
 import mujoco
@@ -26,6 +26,7 @@ from embodied_envs.metaworld_simulator import (
     compiled_model,
     working_model,
 )
+from embodied_envs.rendering import FAITHFUL, FAST, Profile
 from embodied_envs.vitals import VitalSigns, trouble
 
 # besides MT10: a target that is a view into the simulator, two objects, static methods
@@ -447,9 +448,13 @@ class PaintedRenderer:
     """Stands in for OpenGL: a frame of the goal marker's opacity and the camera's size."""
 
     open_ones = 0
+    profiles: ClassVar[list[Profile]] = []
 
-    def __init__(self, model: mujoco.MjModel, size: tuple[int, int], *, camera: str) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, size: tuple[int, int], *, camera: str, profile: Profile
+    ) -> None:
         self.opacity, self.size = model.site("goal").rgba[3], size
+        PaintedRenderer.profiles.append(profile)
         PaintedRenderer.open_ones += 1
 
     def frame(self, data: mujoco.MjData) -> NDArray[np.uint8]:
@@ -464,6 +469,7 @@ def painted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metaworld_env, "FrameRenderer", PaintedRenderer)
     monkeypatch.setattr(metaworld_env, "choose_backend", lambda: None)
     monkeypatch.setattr(PaintedRenderer, "open_ones", 0)
+    monkeypatch.setattr(PaintedRenderer, "profiles", [])
 
 
 @pytest.mark.usefixtures("painted")
@@ -503,3 +509,17 @@ def test_render_needs_a_size_and_renderers_are_closed() -> None:
     assert PaintedRenderer.open_ones == 0
     with pytest.raises(ValueError, match="render_size"):
         suite.make_env().render()
+
+
+@pytest.mark.usefixtures("painted")
+def test_the_profile_is_that_of_observed_images_and_films_are_faithful() -> None:
+    suite = only("reach-v3", observation="mixed", render_profile="fast")
+    env = suite.make_env(render_size=(5, 7))
+    env.reset(options={"goal": 0})
+    assert PaintedRenderer.profiles == [FAST]
+    env.render()
+    assert PaintedRenderer.profiles == [FAST, FAITHFUL]
+    assert suite.image_profile == "fast"
+    assert only("reach-v3", render_profile="fast").image_profile is None  # it observes none
+    with pytest.raises(ValueError, match=r"render_profile must be .*; did you mean 'faithful'"):
+        MetaWorld(render_profile="faitful")

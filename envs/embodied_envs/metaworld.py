@@ -20,6 +20,7 @@ from embodied_envs.metaworld_goals import ALL_TASKS, BENCHMARKS, NUM_GOALS
 from embodied_envs.metaworld_simulator import library_policy
 from embodied_envs.metaworld_text import TEXTS
 from embodied_envs.options import check_choice, checked_size
+from embodied_envs.rendering import PROFILES
 
 __all__ = ["CAMERAS", "MetaWorld", "MetaWorldEnv"]
 
@@ -42,6 +43,7 @@ class MetaWorld:
             (4,) proprioception as the state; "mixed" is images with the (39,) vector.
         cameras: any of `CAMERAS`; used where images are observed, the first one by `render`.
         image_size: (h, w) of an observed image in pixels.
+        render_profile: how observed images are drawn (see `embodied_envs.rendering.PROFILES`).
         reward_version: the library's reward functions, "v1" or "v2".
     """
 
@@ -52,11 +54,13 @@ class MetaWorld:
     observation: Literal["state", "pixels", "mixed"] = "state"
     cameras: tuple[str, ...] = ("corner2",)
     image_size: tuple[int, int] = (84, 84)
+    render_profile: str = "faithful"
     reward_version: Literal["v1", "v2"] = "v2"
 
     def __post_init__(self) -> None:
         check_choice("benchmark", self.benchmark, ("MT1", "ML1", *BENCHMARKS))
         check_choice("observation", self.observation, ("state", "pixels", "mixed"))
+        check_choice("render_profile", self.render_profile, tuple(PROFILES))
         check_choice("reward_version", self.reward_version, ("v1", "v2"))
         self._check_task_and_split()
         cameras = tuple(self.cameras)
@@ -96,6 +100,11 @@ class MetaWorld:
     def tasks(self) -> tuple[str, ...]:
         """The tasks of the benchmark's split, in the library's order."""
         return BENCHMARKS[self.benchmark][self.split] if self.task is None else (self.task,)
+
+    @property
+    def image_profile(self) -> str | None:
+        """The render profile of what the policy observes; None where it observes no images."""
+        return None if self.observation == "state" else self.render_profile
 
     @property
     def num_goals(self) -> int:

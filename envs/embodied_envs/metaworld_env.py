@@ -16,7 +16,7 @@ from embodied_envs.metaworld_simulator import (
     working_model,
 )
 from embodied_envs.options import complete_options
-from embodied_envs.rendering import FrameRenderer, choose_backend
+from embodied_envs.rendering import FAITHFUL, PROFILES, FrameRenderer, Profile, choose_backend
 from embodied_envs.vitals import VitalSigns, all_finite, trouble, vital_signs
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self._running = False
         self._full = np.zeros(FULL_DIM)
         self._last: Observations = {}
-        self._renderers: dict[tuple[str, tuple[int, int]], FrameRenderer] = {}
+        self._renderers: dict[tuple[str, tuple[int, int], Profile], FrameRenderer] = {}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -122,7 +122,7 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         """What the first camera sees, upright, (h, w, 3)."""
         if self._render_size is None:
             raise ValueError("render_size is None: give make_env(render_size=(h, w)) to render")
-        return self._frame(self._suite.cameras[0], self._render_size)
+        return self._frame(self._suite.cameras[0], self._render_size, FAITHFUL)
 
     def close(self) -> None:
         """Frees the renderers; a later reset starts anew."""
@@ -141,16 +141,18 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         state = self._full[: self._state_dim].astype(np.float32)
         if not self._suite.goal_visible:
             state[GOAL] = 0.0
-        images = {name: self._frame(name, self._suite.image_size) for name in self._cameras}
+        size, profile = self._suite.image_size, PROFILES[self._suite.render_profile]
+        images = {name: self._frame(name, size, profile) for name in self._cameras}
         self._last = {"state": state, **images}
         return self._last
 
-    def _frame(self, camera: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    def _frame(self, camera: str, size: tuple[int, int], profile: Profile) -> NDArray[np.uint8]:
         if self._simulator is None:
             raise RuntimeError("there is nothing to see before the first reset: call reset")
-        if (camera, size) not in self._renderers:
-            self._renderers[camera, size] = FrameRenderer(self._model, size, camera=camera)
-        return self._renderers[camera, size].frame(self._simulator.data)
+        key = camera, size, profile
+        if key not in self._renderers:
+            self._renderers[key] = FrameRenderer(self._model, size, camera=camera, profile=profile)
+        return self._renderers[key].frame(self._simulator.data)
 
     def _model_of(self, task: str) -> mujoco.MjModel:
         """The model of the task, kept while the task stays; renderers are bound to it."""

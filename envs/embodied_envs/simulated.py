@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 from embodied.suites import Expert, NoExpertError, Texts
 from embodied_envs.catalogue import Sizes, TaskFacts, common_sizes
 from embodied_envs.options import check_choice, checked_size
+from embodied_envs.rendering import PROFILES
 from embodied_envs.simulated_env import OVERVIEW, SimulatedEnv, Simulator
 
 
@@ -36,6 +37,7 @@ class SimulatedSuite(ABC):
             drawn by `render`. -1 is the scene from a distance, observed as "overview"; so is 0
             where a model has no camera.
         image_size: (h, w) of an observed image in pixels.
+        render_profile: how observed images are drawn (see `embodied_envs.rendering.PROFILES`).
         action_repeat: control steps for which an action is held; their rewards are summed.
         num_goals: how many initial states a benchmark seed has.
         success_threshold: replaces that of the tasks (see `TaskFacts`).
@@ -47,6 +49,7 @@ class SimulatedSuite(ABC):
     observation: Literal["state", "pixels", "mixed"] = "state"
     cameras: tuple[int, ...] = (0,)
     image_size: tuple[int, int] = (84, 84)
+    render_profile: str = "faithful"
     action_repeat: int = 1
     num_goals: int = 50
     success_threshold: float | None = None
@@ -73,6 +76,7 @@ class SimulatedSuite(ABC):
         for task in self.tasks:
             check_choice("task", task, tuple(self.catalogue()))
         check_choice("observation", self.observation, ("state", "pixels", "mixed"))
+        check_choice("render_profile", self.render_profile, tuple(PROFILES))
         for name, least in (("action_repeat", 1), ("num_goals", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
@@ -93,6 +97,11 @@ class SimulatedSuite(ABC):
     @property
     def name(self) -> str:
         return f"{self.library}/{'+'.join(self.tasks)}"
+
+    @property
+    def image_profile(self) -> str | None:
+        """The render profile of what the policy observes; None where it observes no images."""
+        return None if self.observation == "state" else self.render_profile
 
     @property
     def max_steps(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied_envs.options import complete_options
-from embodied_envs.rendering import FrameRenderer, choose_backend
+from embodied_envs.rendering import FAITHFUL, PROFILES, FrameRenderer, Profile, choose_backend
 from embodied_envs.vitals import all_finite, trouble, vital_signs
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
                 },
             }
         )
-        self._renderers: dict[tuple[int, tuple[int, int]], FrameRenderer] = {}
+        self._renderers: dict[tuple[int, tuple[int, int], Profile], FrameRenderer] = {}
         self._drawn: mujoco.MjModel | None = None  # the model that the renderers are bound to
         self._running = False
         self._horizon = suite.sizes.max_steps
@@ -161,7 +161,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
             raise ValueError("render_size is None: give make_env(render_size=(h, w)) to render")
         if self._simulator is None or not self._last:
             raise RuntimeError("there is nothing to see before the first reset: call reset")
-        return self._frame(self._simulator, self._suite.cameras[0], self._render_size)
+        return self._frame(self._simulator, self._suite.cameras[0], self._render_size, FAITHFUL)
 
     def close(self) -> None:
         """Frees the simulator and the renderers; a later reset starts anew."""
@@ -205,24 +205,26 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
             data, own = simulator.data, list(self._suite.catalogue()[self._task].own)
             motors = [data.actuator_length, data.actuator_velocity]
             state = self._full[own] if own else np.concatenate(motors)
-        size = self._suite.image_size
+        size, profile = self._suite.image_size, PROFILES[self._suite.render_profile]
         images = {
-            name: self._frame(simulator, number, size) for name, number in self._cameras.items()
+            name: self._frame(simulator, number, size, profile)
+            for name, number in self._cameras.items()
         }
         self._last = {"state": state.astype(np.float32), **images}
         return self._last
 
-    def _frame(self, simulator: Simulator, camera: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    def _frame(
+        self, simulator: Simulator, camera: int, size: tuple[int, int], profile: Profile
+    ) -> NDArray[np.uint8]:
         model = simulator.model
         if model is not self._drawn:  # some libraries compile a new one for each episode
             self._free_renderers()
             self._drawn = model
-        if (camera, size) not in self._renderers:
-            free = camera == 0 and model.ncam == 0
-            self._renderers[camera, size] = FrameRenderer(
-                model, size, camera=OVERVIEW if free else camera
-            )
-        return self._renderers[camera, size].frame(simulator.scene)
+        key = camera, size, profile
+        if key not in self._renderers:
+            number = OVERVIEW if camera == 0 and model.ncam == 0 else camera
+            self._renderers[key] = FrameRenderer(model, size, camera=number, profile=profile)
+        return self._renderers[key].frame(simulator.scene)
 
     def _free_renderers(self) -> None:
         for renderer in self._renderers.values():
