@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from embodied_envs.rendering import Profile
 
+Look = Callable[["mujoco.MjModel", "mujoco.MjData", "mujoco.MjvScene"], None]
+"""Changes a scene before it is drawn, and nothing of the simulation."""
 NUM_IDLE = 4
 """How many canvases that nobody draws with a thread keeps, for who comes back to their scenes."""
 
@@ -56,11 +58,13 @@ class Canvas:
         camera: int,
         height: int,
         width: int,
+        looks: Iterable[Look] = (),
     ) -> NDArray[np.uint8]:
         """What a camera of the model sees, (height, width, 3); -1 is the free camera.
 
         Args:
             model: any model that is uploaded as the one that the canvas was made of.
+            looks: change the picture, in turn.
         """
         mujoco, context = self._mujoco, self._context
         if height > context.offHeight or width > context.offWidth:
@@ -71,6 +75,8 @@ class Canvas:
         mujoco.mjv_updateScene(
             model, data, self._options, None, self._camera, everything, self._scene
         )
+        for look in looks:
+            look(model, data, self._scene)
         # Another canvas of the same OpenGL context may have drawn last.
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
         frame, image = mujoco.MjrRect(0, 0, width, height), np.empty((height, width, 3), np.uint8)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from embodied_envs.canvas import Look
 from embodied_envs.metaworld_goals import goal_vectors
 from embodied_envs.metaworld_simulator import (
     aim,
@@ -63,6 +65,7 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self._running = False
         self._full = np.zeros(FULL_DIM)
         self._last: Observations = {}
+        self.looks: dict[object, Look] = {}
         self._renderers: dict[tuple[str, tuple[int, int], Profile], FrameRenderer] = {}
 
     def reset(
@@ -142,17 +145,20 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         if not self._suite.goal_visible:
             state[GOAL] = 0.0
         size, profile = self._suite.image_size, PROFILES[self._suite.render_profile]
-        images = {name: self._frame(name, size, profile) for name in self._cameras}
+        looks = self.looks.values()
+        images = {name: self._frame(name, size, profile, looks) for name in self._cameras}
         self._last = {"state": state, **images}
         return self._last
 
-    def _frame(self, camera: str, size: tuple[int, int], profile: Profile) -> NDArray[np.uint8]:
+    def _frame(
+        self, camera: str, size: tuple[int, int], profile: Profile, looks: Iterable[Look] = ()
+    ) -> NDArray[np.uint8]:
         if self._simulator is None:
             raise RuntimeError("there is nothing to see before the first reset: call reset")
         key = camera, size, profile
         if key not in self._renderers:
             self._renderers[key] = FrameRenderer(self._model, size, camera=camera, profile=profile)
-        return self._renderers[key].frame(self._simulator.data)
+        return self._renderers[key].frame(self._simulator.data, looks)
 
     def _model_of(self, task: str) -> mujoco.MjModel:
         """The model of the task, kept while the task stays; renderers are bound to it."""

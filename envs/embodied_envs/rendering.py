@@ -13,14 +13,14 @@ import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied_envs.canvas import Canvas, studio
+from embodied_envs.canvas import Canvas, Look, studio
 
 if TYPE_CHECKING:
     import mujoco  # type: ignore[import-untyped]
@@ -155,12 +155,12 @@ class FrameRenderer:
         self._release = weakref.finalize(self, self._studio.release, key)  # also where forgotten
         self._release.atexit = False
 
-    def frame(self, data: mujoco.MjData) -> NDArray[np.uint8]:
+    def frame(self, data: mujoco.MjData, looks: Iterable[Look] = ()) -> NDArray[np.uint8]:
         """The scene as it stands in `data`, upright, (h, w, 3); the array is the caller's."""
         if self._canvas is None:
             raise ValueError("the renderer is closed: make a new FrameRenderer")
         self._studio.enter()
-        image = self._canvas.draw(self._model, data, self._camera, *self._sides)
+        image = self._canvas.draw(self._model, data, self._camera, *self._sides, looks)
         image = _shrink(image, self._supersampling)
         return np.ascontiguousarray(image[::-1, ::-1] if self._turn else image)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from embodied_envs.canvas import Look
 from embodied_envs.options import complete_options
 from embodied_envs.rendering import FAITHFUL, PROFILES, FrameRenderer, Profile, choose_backend
 from embodied_envs.vitals import all_finite, trouble, vital_signs
@@ -105,6 +106,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self._return = 0.0
         self._full = np.zeros(0)
         self._last: Observations = {}
+        self.looks: dict[object, Look] = {}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -207,14 +209,19 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
             state = self._full[own] if own else np.concatenate(motors)
         size, profile = self._suite.image_size, PROFILES[self._suite.render_profile]
         images = {
-            name: self._frame(simulator, number, size, profile)
+            name: self._frame(simulator, number, size, profile, self.looks.values())
             for name, number in self._cameras.items()
         }
         self._last = {"state": state.astype(np.float32), **images}
         return self._last
 
     def _frame(
-        self, simulator: Simulator, camera: int, size: tuple[int, int], profile: Profile
+        self,
+        simulator: Simulator,
+        camera: int,
+        size: tuple[int, int],
+        profile: Profile,
+        looks: Iterable[Look] = (),
     ) -> NDArray[np.uint8]:
         model = simulator.model
         if model is not self._drawn:  # some libraries compile a new one for each episode
@@ -224,7 +231,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         if key not in self._renderers:
             number = OVERVIEW if camera == 0 and model.ncam == 0 else camera
             self._renderers[key] = FrameRenderer(model, size, camera=number, profile=profile)
-        return self._renderers[key].frame(simulator.scene)
+        return self._renderers[key].frame(simulator.scene, looks)
 
     def _free_renderers(self) -> None:
         for renderer in self._renderers.values():
