@@ -51,6 +51,7 @@ HARMLESS = (
     "train.keep",
     "algorithm.strategy",
     "logger*",
+    "env*",
     "eval.*",
     "video.*",
     "protocol.*",
@@ -100,6 +101,7 @@ def _train(config: Config, world: World) -> Path | None:
     extra = config.get("allow_targets", ())
     suite: Suite = instantiate(config["task"]["suite"], extra_targets=extra)
     check_config(config, suite)
+    choose_backend(config, suite)
     with clock.phase("data", world):
         episodes = prepare_data(config, suite, world, extra)
         windows = Windows.load(
@@ -241,7 +243,8 @@ def assess(
             inference_batch=settings["inference_batch"],
         )
 
-    with open_envs(suite, settings) as envs, clock.phase("evaluate"):
+    simulators = {**config["env"], "backend": choose_backend(config, suite)}
+    with open_envs(suite, simulators) as envs, clock.phase("evaluate"):
         main_evaluation = judge(make_actor, envs, suite, protocol, "evaluate")
         probes = {
             name: judge(make_actor, envs, suite, instantiate(node), name)
@@ -267,7 +270,7 @@ def assess(
     reference = probes.get("other_instruction_expert")
     write_report(
         run / "report.html",
-        title=f"{suite.name}: {protocol.name}",
+        title=f"{suite.name}: {evaluation.protocol}",
         evaluation=evaluation,
         curves=read_jsonl(metrics) if metrics.exists() else [],
         videos=videos,
@@ -275,7 +278,7 @@ def assess(
         wall_clock=clock.seconds,
         chance=reference.success().mean if reference else None,
     )
-    for name, figures in {protocol.name: evaluation, **probes}.items():
+    for name, figures in {evaluation.protocol: evaluation, **probes}.items():
         rate = figures.success()
         print(
             f"{name}: {rate.mean:.3f} [{rate.low:.3f}, {rate.high:.3f}] n={len(figures.valid)}"
@@ -299,7 +302,7 @@ def perturbed(
     found = {}
     for name, perturbation in robustness.arms(config).items():
         harder, arm = perturbation.perturb(suite), robustness.perturb(protocol, perturbation)
-        with open_envs(harder, config["eval"]) as envs:
+        with open_envs(harder, {**config["env"], "backend": "python"}) as envs:
             evaluation = judge(make_actor, envs, harder, arm, name)
         found[name] = replace(evaluation, perturbation=perturbation.label)
     return found
@@ -312,7 +315,11 @@ def judge(
     protocol: Protocol,
     description: str,
 ) -> Evaluation:
-    """One protocol's episodes, acted and counted."""
+    """One protocol's episodes, acted and counted.
+
+    The protocol's name says where they ran, unless in the suite's own simulators: figures do not
+    mix.
+    """
     start = time.monotonic()
     outcomes = run_episodes(
         make_actor(envs),
@@ -323,12 +330,16 @@ def judge(
         description=description,
     )
     return Evaluation(
-        protocol=protocol.name,
+        protocol=f"{protocol.name}{_place(envs)}",
         checkpoint=None,
         outcomes=outcomes,
         wall_s=time.monotonic() - start,
         seed=protocol.benchmark_seed,
     )
+
+
+def _place(envs: Any) -> str:
+    return "" if envs.backend == "python" else f"@{envs.backend}"
 
 
 def obeying_experts(
@@ -376,7 +387,7 @@ def make_films(
     if not chosen:
         return [], "video.per_task is 0"
     try:
-        with open_envs(suite, config["eval"], render_size=tuple(settings["size"])) as envs:
+        with open_envs(suite, config["env"], render_size=tuple(settings["size"])) as envs:
             videos = films.film(
                 chosen,
                 make_actor=make_actor,
@@ -397,7 +408,11 @@ def make_films(
 def open_envs(
     suite: Suite, settings: Config, render_size: tuple[int, int] | None = None
 ) -> Iterator[Any]:
-    """Vector environments over the suite, closed at the end."""
+    """Vector environments over the suite, closed at the end.
+
+    Args:
+        settings: the config's `env`.
+    """
     workers = settings["workers"]
     envs = instantiate(
         {"_target_": "embodied_envs.vector.make_vec"},
@@ -405,6 +420,7 @@ def open_envs(
         num_envs=settings["num_envs"],
         workers=available_cores() if workers is None else workers,
         render_size=render_size,
+        backend=settings["backend"],
     )
     try:
         yield envs
@@ -428,6 +444,24 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
             if world is None or world.is_main:
                 write_atomically(self.path, json.dumps(self.seconds))
+
+
+def choose_backend(config: Config, suite: Suite) -> str:
+    """The one that runs everything that is evaluated: arms are compared with their base.
+
+    Raises:
+        ImportError, RuntimeError, ValueError: the one that `env.backend` names cannot run it all.
+    """
+    arms = robustness.arms(config).values()
+    chosen = {
+        instantiate(
+            {"_target_": "embodied_envs.envpool_chunk.choose_backend"},
+            backend=config["env"]["backend"],
+            suite=each,
+        )
+        for each in (suite, *(perturbation.perturb(suite) for perturbation in arms))
+    }
+    return "python" if len(chosen) > 1 else str(chosen.pop())
 
 
 def available_cores() -> int:
@@ -492,9 +526,12 @@ def evaluate(config: Any) -> Path:
     asked = {name: plain.get(name, {}) for name in ("probes", "robustness")}
     settled = {**stored, **plain, "eval": settings, **asked}
     check_config(settled, suite)
+    choose_backend(settled, suite)
     check_policy(settled, policy, suite)
-    protocol = plain["protocol"]["name"]
-    run = Path(plain["output"] or found.path.parent.parent / f"evaluate-{protocol}")
+    label = plain["protocol"]["name"]
+    if plain["env"]["backend"] == "envpool":
+        label += "-envpool"
+    run = Path(plain["output"] or found.path.parent.parent / f"evaluate-{label}")
     return assess(
         settled,
         policy,

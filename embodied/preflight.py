@@ -21,7 +21,7 @@ _COUNTS = (
     ("train.save_every", 1),
     ("train.log_every", 1),
     ("train.keep", 1),
-    ("eval.num_envs", 1),
+    ("env.num_envs", 1),
     ("eval.inference_batch", 1),
     ("video.per_task", 0),
     ("video.every", 1),
