@@ -191,14 +191,15 @@ def test_results_carry_the_backend_in_the_protocol_s_name() -> None:
     assert [outcome.success for outcome in evaluation.outcomes] == [True, True]
 
 
-def test_the_table_has_fifty_episodes_of_every_task_and_follows_its_tolerance() -> None:
+def test_the_table_has_every_task_follows_its_tolerance_and_stands_in_the_docs() -> None:
     table = equivalence()
     assert set(table["tasks"]) == set(ALL_TASKS)
     assert table["tolerance"] == TOLERANCE
     page = (Path(__file__).parents[1] / "docs" / "envpool.md").read_text()
     for task, row in table["tasks"].items():
-        assert row["episodes"] == 50
+        assert row["episodes"] in (10, 50)
         assert row["agrees"] == agrees(row)
+        assert not (row["agrees"] and row["episodes"] < 50)
         assert line(task, row) in page
     assert 0 < sum(row["agrees"] for row in table["tasks"].values()) < 50
 
@@ -208,9 +209,9 @@ def check_row(task: str, **sizes: int) -> None:
     row, measured = compare(task, goals=1, **sizes), equivalence()["tasks"][task]
     assert row["episodes"] == sizes["seeds"]
     if measured["agrees"]:
-        assert row["agrees"]
-    for name in TOLERANCE:
-        assert row[name]["max"] <= 1.01 * measured[name]["max"] + 1e-9
+        assert row["success"]["agrees"] == row["episodes"]
+    for name in TOLERANCE:  # where few episodes were measured, others may differ more
+        assert measured["episodes"] < 50 or row[name]["max"] <= 1.01 * measured[name]["max"] + 1e-9
 
 
 @pytest.mark.parametrize("task", ["coffee-button-v3", "button-press-topdown-wall-v3"])
