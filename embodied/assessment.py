@@ -19,6 +19,7 @@ from embodied.preflight import check_config, check_policy
 from embodied.protocols import Protocol
 from embodied.report import write_report
 from embodied.results import RESULTS_FILE, Evaluation, Outcome, versions, write_results
+from embodied.simulators import choose_backend, place
 from embodied.stopwatch import Stopwatch
 from embodied.suites import Suite
 
@@ -38,9 +39,11 @@ def evaluate(config: Any) -> Path:
     asked = {name: plain.get(name, {}) for name in ("probes", "robustness")}
     settled = {**stored, **plain, "eval": settings, **asked}
     check_config(settled, suite)
+    backend = choose_backend(settled, suite)
     check_policy(settled, policy, suite)
     protocol: Protocol = instantiate(plain["protocol"])
-    run = Path(plain["output"] or found.path.parent.parent / f"evaluate-{protocol.name_on(suite)}")
+    name = protocol.name_on(suite) + place(backend)
+    run = Path(plain["output"] or found.path.parent.parent / f"evaluate-{name}")
     return assess(
         settled,
         policy,
@@ -64,6 +67,7 @@ def assess(
 ) -> Path:
     """Evaluates by the protocol and its probes, films, and writes results and report to `run`."""
     protocol: Protocol = instantiate(config["protocol"])
+    config = {**config, "env": {**config["env"], "backend": choose_backend(config, suite)}}
     with clock.phase("evaluate"):
         probes = judge(config, policy, asked(config, suite))
     main_evaluation = probes.pop(MAIN)

@@ -26,6 +26,7 @@ from embodied.loggers import JsonlLogger, Loggers
 from embodied.policies.base import Policy
 from embodied.preflight import check_config, check_policy
 from embodied.resume import check_resumable
+from embodied.simulators import choose_backend
 from embodied.sources import Offline
 from embodied.stopwatch import Stopwatch
 from embodied.structs import Condition, Episodes, Observation
@@ -44,6 +45,7 @@ HARMLESS = (
     "train.keep",
     "algorithm.strategy",
     "logger*",
+    "env*",
     "eval.*",
     "shards",
     "launcher*",
@@ -95,6 +97,7 @@ def _train(config: Config, world: World) -> Path | None:
     extra = config.get("allow_targets", ())
     suite: Suite = instantiate(config["task"]["suite"], extra_targets=extra)
     check_config(config, suite)
+    choose_backend(config, suite)
     with clock.phase("data", world):
         episodes = prepare_data(config, suite, world, extra)
         windows = Windows.load(

@@ -92,7 +92,9 @@ def make_films(
     if not chosen:
         return [], "video.per_task is 0"
     try:
-        with open_envs(suite, config["eval"], render_size=tuple(settings["size"])) as envs:
+        # Others draw no pictures.
+        simulators = {**config["env"], "backend": "python"}
+        with open_envs(suite, simulators, render_size=tuple(settings["size"])) as envs:
             videos = film(
                 chosen,
                 make_actor=lambda envs: control(policy, envs, config["eval"]),

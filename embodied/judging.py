@@ -19,6 +19,7 @@ from embodied.policies.base import Policy
 from embodied.progress import Progress
 from embodied.results import Evaluation
 from embodied.shards import Queue, Shard, play_queues, split
+from embodied.simulators import place
 from embodied.suites import Suite
 
 Config = Mapping[str, Any]
@@ -42,7 +43,7 @@ def judge(config: Config, policy: Policy, parts: Sequence[Part]) -> dict[str, Ev
                 name = trials[number][0].name
                 found[name][number] = outcome
                 progress.add(name, [outcome])
-    return _evaluations(parts, found, time.monotonic() - start)
+    return _evaluations(config, parts, found, time.monotonic() - start)
 
 
 def _queues(trials: Sequence[tuple[Part, Trial]]) -> list[Queue]:
@@ -63,9 +64,10 @@ def _outcomes(config: Config, policy: Policy, queues: Sequence[Queue]) -> Iterat
     try:
         is_here = isinstance(launcher, Processes)
         count = config["shards"] or _count(config, policy, queues, capacity)
-        workers = _workers(config["eval"], capacity // count if is_here else 1, count)
+        workers = _workers(config["env"], capacity // count if is_here else 1, count)
         # The same number of threads in any number of shards: it can change the last bits.
-        settings = {**config["eval"], "workers": workers, "threads": config["threads"] or 1}
+        own = {"workers": workers, "threads": config["threads"] or 1}
+        settings = {**config["env"], **config["eval"], **own}
         if count == 1 and is_here:
             torch.set_num_threads(settings["threads"])
             yield from play_queues(policy, queues, settings)
@@ -83,7 +85,7 @@ def _count(config: Config, policy: Policy, queues: Sequence[Queue], capacity: in
     if next(policy.parameters()).is_cuda:
         return 1
     trials = sum(len(queue.trials) for queue in queues)
-    return max(1, min(capacity, trials // (_ROUNDS * int(config["eval"]["num_envs"]))))
+    return max(1, min(capacity, trials // (_ROUNDS * int(config["env"]["num_envs"]))))
 
 
 def _workers(settings: Config, cores: int, count: int) -> int:
@@ -94,14 +96,14 @@ def _workers(settings: Config, cores: int, count: int) -> int:
 
 
 def _evaluations(
-    parts: Sequence[Part], found: Mapping[str, Outcomes], wall_s: float
+    config: Config, parts: Sequence[Part], found: Mapping[str, Outcomes], wall_s: float
 ) -> dict[str, Evaluation]:
     """Parts that ran together share the time by their steps."""
     steps = {name: sum(each.steps for each in ended.values()) for name, ended in found.items()}
     total = max(1, sum(steps.values()))
     return {
         part.name: Evaluation(
-            protocol=part.protocol.name_on(part.suite),
+            protocol=part.protocol.name_on(part.suite) + place(config["env"]["backend"]),
             checkpoint=None,
             outcomes=tuple(found[part.name][i] for i in sorted(found[part.name])),
             wall_s=wall_s * steps[part.name] / total,

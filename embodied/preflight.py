@@ -24,7 +24,7 @@ _COUNTS = (
     ("train.save_every", 1),
     ("train.log_every", 1),
     ("train.keep", 1),
-    ("eval.num_envs", 1),
+    ("env.num_envs", 1),
     ("eval.inference_batch", 1),
     ("video.per_task", 0),
     ("video.every", 1),
@@ -55,12 +55,12 @@ def _count_problems(config: Config, key: str, least: int) -> list[str]:
 
 
 def _evaluation_problems(config: Config) -> list[str]:
-    shards, timeout_s = config["shards"], config["eval"]["timeout_s"]
+    shards, timeout_s = config["shards"], config["env"]["timeout_s"]
     found = []
     if shards is not None and not (type(shards) is int and shards >= 1):
         found.append(f"shards must be a whole number >= 1, or null, got {shards!r}")
     if not (isinstance(timeout_s, int | float) and timeout_s > 0):
-        found.append(f"eval.timeout_s must be a number of seconds > 0, got {timeout_s!r}")
+        found.append(f"env.timeout_s must be a number of seconds > 0, got {timeout_s!r}")
     if MAIN in config.get("probes", {}):
         found.append(f"probes.{MAIN} has the name of the main protocol; rename it")
     return [f"E_CONFIG_VALUE: {line}" for line in found]

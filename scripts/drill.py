@@ -37,8 +37,8 @@ SETTINGS = (
     "train.save_every=1",
     "train.log_every=3",
     "protocol.goals_per_task=1",
-    "eval.num_envs=4",
-    "eval.workers=0",
+    "env.num_envs=4",
+    "env.workers=0",
     "video.per_task=0",
     "~probes",
 )

@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument(
-        "--timeout", type=float, default=5.0, help="eval.timeout_s; a worker must start in it"
+        "--timeout", type=float, default=5.0, help="env.timeout_s; a worker must start in it"
     )
     parser.add_argument("--seed", type=int, default=0, help="of when, whom and how")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the runs stay")
@@ -149,9 +149,9 @@ def drill(folder: Path, *, faults: int, timeout_s: float, seed: int = 0) -> Card
     )
     command = [sys.executable, str(ROOT / "scripts/evaluate.py"), f"checkpoint={folder / 'run'}"]
     command += ["protocol=point", f"protocol.goals_per_task={goals}", "device=cpu", "shards=1"]
-    command += ["eval.num_envs=8", "eval.inference_batch=8"]
-    finish([*command, "eval.workers=0", f"output={folder / 'plain'}"])
-    command += [f"eval.workers={NUM_WORKERS}", f"eval.timeout_s={timeout_s}"]
+    command += ["env.num_envs=8", "eval.inference_batch=8"]
+    finish([*command, "env.workers=0", f"output={folder / 'plain'}"])
+    command += [f"env.workers={NUM_WORKERS}", f"env.timeout_s={timeout_s}"]
     start = time.monotonic()
     inflicted = _disturb([*command, f"output={folder / 'disturbed'}"], folder, faults, seed)
     plain, found = read_results(folder / "plain"), read_results(folder / "disturbed")

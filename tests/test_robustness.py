@@ -169,8 +169,8 @@ def evaluated(run: Path, output: Path, *more: str) -> dict[str, Any]:
         "protocol.max_steps=12",
         "device=cpu",
         "threads=1",
-        "eval.num_envs=4",
-        "eval.workers=0",
+        "env.num_envs=4",
+        "env.workers=0",
         "eval.inference_batch=4",
         *more,
         name="evaluate",
@@ -206,7 +206,7 @@ def test_the_perturbations_reach_the_policy_and_the_world(found: Path) -> None:
 
 def test_arms_of_other_sizes_have_the_same_outcomes(found: Path, tmp_path: Path) -> None:
     run = found.parent / "run"
-    embodied.evaluate(evaluated(run, tmp_path, "eval.num_envs=3"))
+    embodied.evaluate(evaluated(run, tmp_path, "env.num_envs=3"))
     again, before = read_results(tmp_path), read_results(found)
     assert {k: p.outcomes for k, p in again.probes.items()} == {
         k: p.outcomes for k, p in before.probes.items()

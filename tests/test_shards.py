@@ -310,7 +310,7 @@ def evaluated(run: Path, output: Path, *more: str) -> Evaluation:
         "protocol.goals_per_task=2",
         "protocol.max_steps=12",
         "device=cpu",
-        "eval.num_envs=3",
+        "env.num_envs=3",
         "eval.inference_batch=4",
         *more,
         name="evaluate",
@@ -321,7 +321,7 @@ def evaluated(run: Path, output: Path, *more: str) -> Evaluation:
 @pytest.fixture(scope="module")
 def alone(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, ...]:
     folder = tmp_path_factory.mktemp("alone")
-    return evaluated(run, folder, "shards=1", "eval.workers=0").outcomes
+    return evaluated(run, folder, "shards=1", "env.workers=0").outcomes
 
 
 def test_an_evaluation_in_two_processes_is_that_of_one(
