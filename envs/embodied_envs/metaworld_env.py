@@ -9,18 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied_envs.metaworld_goals import goal_vectors
-from embodied_envs.metaworld_simulator import (
-    aim,
-    build_simulator,
-    hide_goal_markers,
-    working_model,
-)
+from embodied_envs.metaworld_simulator import Kind, put_aside, start, take_simulator
 from embodied_envs.options import complete_options
 from embodied_envs.rendering import FrameRenderer, choose_backend
 from embodied_envs.vitals import VitalSigns, all_finite, trouble, vital_signs
 
 if TYPE_CHECKING:
-    import mujoco  # type: ignore[import-untyped]
     from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
     from embodied_envs.metaworld import MetaWorld
@@ -56,8 +50,7 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
             spaces[camera] = gymnasium.spaces.Box(0, 255, (*suite.image_size, 3), np.uint8)
         self.observation_space = gymnasium.spaces.Dict(spaces)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
-        self._task: str | None = None
-        self._model: mujoco.MjModel | None = None
+        self._kind: Kind | None = None
         self._simulator: SawyerXYZEnv | None = None
         self._vitals = VitalSigns(0.0, ())
         self._running = False
@@ -80,11 +73,8 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         vectors = goal_vectors(
             suite.benchmark, suite.split, suite.tasks, task, choice["benchmark_seed"]
         )
-        self._simulator = build_simulator(
-            task, self._model_of(task), reward_version=suite.reward_version
-        )
-        aim(self._simulator, vectors[choice["goal"]])
-        self._full, _ = self._simulator.reset()
+        self._simulator = self._simulator_of(task)
+        self._full = start(self._simulator, vectors[choice["goal"]])
         self._vitals = vital_signs(self._simulator.data)
         self._running = True
         return self._observe(), choice
@@ -125,11 +115,11 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         return self._frame(self._suite.cameras[0], self._render_size)
 
     def close(self) -> None:
-        """Frees the renderers; a later reset starts anew."""
+        """Frees the renderers and the simulator; a later reset starts anew."""
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers.clear()
-        self._task = self._model = self._simulator = None
+        self._kind = self._simulator = None
         self._running = False
 
     def _abandon(self, reason: str) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
@@ -149,14 +139,19 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         if self._simulator is None:
             raise RuntimeError("there is nothing to see before the first reset: call reset")
         if (camera, size) not in self._renderers:
-            self._renderers[camera, size] = FrameRenderer(self._model, size, camera=camera)
+            self._renderers[camera, size] = FrameRenderer(
+                self._simulator.model, size, camera=camera
+            )
         return self._renderers[camera, size].frame(self._simulator.data)
 
-    def _model_of(self, task: str) -> mujoco.MjModel:
-        """The model of the task, kept while the task stays; renderers are bound to it."""
-        if task != self._task:
+    def _simulator_of(self, task: str) -> SawyerXYZEnv:
+        """A simulator of the task, kept while the task stays; renderers are bound to it."""
+        suite = self._suite
+        kind = Kind(task, suite.reward_version, goal_drawn=bool(suite.goal_visible))
+        if self._simulator is None or kind != self._kind:
+            before = self._kind, self._simulator
             self.close()
-            self._task, self._model = task, working_model(task)
-            if not self._suite.goal_visible:
-                hide_goal_markers(self._model)
-        return self._model
+            if before[0] is not None:
+                put_aside(*before)
+            self._kind, self._simulator = kind, take_simulator(kind)
+        return self._simulator
