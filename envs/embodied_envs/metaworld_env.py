@@ -50,6 +50,7 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
             spaces[camera] = gymnasium.spaces.Box(0, 255, (*suite.image_size, 3), np.uint8)
         self.observation_space = gymnasium.spaces.Dict(spaces)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self._seed: int | None = None
         self._kind: Kind | None = None
         self._simulator: SawyerXYZEnv | None = None
         self._vitals = VitalSigns(0.0, ())
@@ -66,9 +67,10 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         A task or goal left out is drawn with the seed; the benchmark seed defaults to 0 and the
         instruction to the task's canonical one. The info holds all four, completed.
         """
-        super().reset(seed=seed)
+        if seed is not None:
+            self._np_random, self._seed = None, seed
         suite = self._suite
-        choice = complete_options(options or {}, suite, self.np_random)
+        choice = complete_options(options or {}, suite, lambda: self.np_random)
         task = choice["task"]
         vectors = goal_vectors(
             suite.benchmark, suite.split, suite.tasks, task, choice["benchmark_seed"]
@@ -78,6 +80,17 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self._vitals = vital_signs(self._simulator.data)
         self._running = True
         return self._observe(), choice
+
+    @property
+    def np_random(self) -> np.random.Generator:
+        """The generator of the last seed, made when first needed: that costs a third of a reset."""
+        if self._np_random is None and self._seed is not None:
+            super().reset(seed=self._seed)
+        return super().np_random
+
+    @np_random.setter
+    def np_random(self, value: np.random.Generator) -> None:
+        self._np_random = value
 
     def step(
         self, action: NDArray[np.float32]

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied_envs.metaworld_quick import Vector, quick_class
+from embodied_envs.metaworld_quick import (
+    Vector,
+    hamacher_product,
+    norm,
+    quick_class,
+    tolerance,
+)
 
 if TYPE_CHECKING:
     import mujoco  # type: ignore[import-untyped]
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
 CHANGED_BY_RESET = ("body_pos", "site_pos")
 """The arrays of a model that the library's resets write to; no other one is ever changed."""
 
-_MAX_KEPT = 1_000  # states of a task, of about 3 kB each
+_MAX_KEPT = 500  # pairs of states of a task, of about 6 kB each
 _HAND_DOWN = (1.0, 0.0, 1.0, 0.0)  # the quaternion that the library holds the hand at
 
 
@@ -77,7 +83,8 @@ class Lean(Prepared):
     _get_pos_goal: Callable[[], Vector]
     _last_rand_vec: Vector
     _prev_obs: Vector
-    _settled: dict[bytes, Vector]
+    _settled: dict[bytes, tuple[Vector, Vector]]
+    _more_to_reset: bool  # whether the task adds to the hand's reset
     _placing_only = False
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
@@ -134,29 +141,48 @@ class Lean(Prepared):
         if not self._placing_only:
             before = self.model.body_pos.tobytes() if self.placing_stirs else b""
             if before not in self._settled:
-                self._settle(steps * self.frame_skip - 1)
                 if len(self._settled) == _MAX_KEPT:
                     self._settled.clear()
-                self._settled[before] = self._state()
-            self._set_state(self._settled[before])
-            self._advance(1)  # makes anew all that MuJoCo derives from a state
-        super()._reset_hand(0)  # type: ignore[misc]
+                self._settled[before] = self._settle(steps * self.frame_skip)
+            last, settled = self._settled[before]
+            # After a physics step positions are still those that the step began with.
+            self._set_state(last)
+            self._derive_positions()
+            self._set_state(settled)
+        self.init_tcp = self.tcp_center
+        if self._more_to_reset:
+            super()._reset_hand(0)  # type: ignore[misc]
 
-    def _settle(self, steps: int) -> None:
+    def _settle(self, steps: int) -> tuple[Vector, Vector]:
+        """The states before and after the last of some physics steps that move the hand."""
         import mujoco
 
         mujoco.mj_resetData(self.model, self.data)
         self.data.mocap_pos[:] = self.hand_init_pos
         self.data.mocap_quat[:] = _HAND_DOWN
         self.data.ctrl[:] = -1, 1
-        self._advance(steps)
+        self._advance(steps - 1)
+        last = self._state()
+        self._advance(1)
+        return last, self._state()
 
-    def set_state(self, qpos: Vector, qvel: Vector) -> None:
-        """As the library's; where nothing moves yet, only as far as positions go."""
+    def _derive_positions(self) -> None:
+        """What observations and pictures read of a state; a step derives the rest anew."""
         import mujoco
 
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_comPos(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+
+    def set_state(self, qpos: Vector, qvel: Vector) -> None:
         self.data.qpos[:] = qpos
         self.data.qvel[:] = qvel
+        self.derive()
+
+    def derive(self) -> None:
+        """Makes anew what follows from a state; where nothing moves yet, the positions."""
+        import mujoco
+
         derive = mujoco.mj_kinematics if self._placing_only else mujoco.mj_forward
         derive(self.model, self.data)
 
@@ -230,7 +256,8 @@ class Lean(Prepared):
 
     def _get_curr_obs_combined_no_goal(self) -> Vector:
         observation = np.zeros(18)
-        self._observe(observation)
+        if not self._placing_only:
+            self._observe(observation)
         return observation
 
     def _observe(self, observation: Vector) -> None:
@@ -256,6 +283,61 @@ class Lean(Prepared):
         self._prev_obs = observation[:18]
         observation[36:] = self._get_pos_goal()
         return observation
+
+
+def _set_obj_xyz(simulator: Any, pos: Vector) -> None:
+    """As the library's: puts the object after the arm's nine joints somewhere, at rest."""
+    simulator.data.qpos[9:12] = pos
+    simulator.data.qvel[9:15] = 0
+    simulator.derive()
+
+
+def _gripper_caging_reward(
+    simulator: Any,
+    action: NDArray[np.float32],
+    obj_pos: Vector,
+    obj_radius: float,
+    pad_success_thresh: float,
+    object_reach_radius: float,
+    xz_thresh: float,
+    desired_gripper_effort: float = 1.0,
+    high_density: bool = False,
+    medium_density: bool = False,
+) -> float:
+    """As the library's: how well the gripper surrounds an object, and closes around it."""
+    if high_density and medium_density:
+        raise ValueError("high_density and medium_density cannot both be True")
+    start, tcp, start_tcp = simulator.obj_init_pos, simulator.tcp_center, simulator.init_tcp
+    y, start_y = float(obj_pos[1]), float(start[1])
+    bodies = simulator._bodies
+    pads = float(bodies["leftpad"][1]), float(bodies["rightpad"][1])
+
+    def near(distance: Any, bounds: tuple[float, float], margin: Any) -> Any:
+        return tolerance(distance, bounds, margin, "long_tail")
+
+    beside = [
+        near(
+            abs(pad - y),
+            (obj_radius, pad_success_thresh),
+            abs(abs(pad - start_y) - pad_success_thresh),
+        )
+        for pad in pads
+    ]
+    margin = norm((start - start_tcp)[::2].copy()) - xz_thresh
+    above = float(near(norm((tcp - obj_pos)[::2].copy()), (0, xz_thresh), margin))
+    caging = hamacher_product(hamacher_product(*beside), above)
+    closed = min(max(0, action[-1]), desired_gripper_effort) / desired_gripper_effort
+    reward = hamacher_product(caging, closed if caging > 0.97 else 0.0)
+    if high_density:
+        reward = (reward + caging) / 2
+    if medium_density:
+        margin = abs(norm(start - start_tcp) - object_reach_radius)
+        reach = near(norm(obj_pos - tcp), (0, object_reach_radius), margin)
+        reward = (reward + float(reach)) / 2
+    return reward
+
+
+_SHARED = {"_set_obj_xyz": _set_obj_xyz, "_gripper_caging_reward": _gripper_caging_reward}
 
 
 class _Views(dict[str, Vector]):
@@ -292,4 +374,13 @@ def _freeze(values: dict[str, Any]) -> None:
 @functools.cache
 def lean_class(library_class: Any) -> Any:
     """A task's class that steps and resets faster; its simulators share their settled states."""
-    return type("Lean", (Lean, quick_class(library_class)), {"_settled": {}})
+    overrides = any("_reset_hand" in vars(cls) for cls in _own_classes(library_class))
+    members = {"_settled": {}, "_more_to_reset": overrides}
+    return type("Lean", (Lean, quick_class(library_class, _SHARED)), members)
+
+
+def _own_classes(library_class: Any) -> Sequence[Any]:
+    """A task's class and those of its bases that not all tasks have."""
+    from metaworld.sawyer_xyz_env import SawyerXYZEnv
+
+    return [cls for cls in library_class.__mro__ if cls not in SawyerXYZEnv.__mro__]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -68,6 +69,15 @@ def tolerance(
     return 1 / ((distance * _LONG_TAIL) ** 2 + 1)
 
 
+def hamacher_product(a: Any, b: Any) -> Any:
+    """The library's `reward_utils.hamacher_product`."""
+    if not (0.0 <= a <= 1.0 and 0.0 <= b <= 1.0):
+        raise ValueError(f"a ({a}) and b ({b}) must lie in [0, 1]")
+    product = a * b
+    denominator = a + b - product
+    return product / denominator if denominator > 0 else 0
+
+
 class Rotation:
     """What Meta-World uses of `scipy.spatial.transform.Rotation`.
 
@@ -100,13 +110,20 @@ class Rotation:
         return self._quaternion
 
 
-def quick_class(library_class: Any) -> Any:
-    """A task's class whose methods find the quicker functions of this file."""
+def quick_class(library_class: Any, shared: Mapping[str, Any]) -> Any:
+    """A task's class whose methods find the quicker functions of this file.
+
+    Args:
+        shared: replaces methods of the base class of all tasks, where a task has none of its own.
+    """
+    from metaworld.sawyer_xyz_env import SawyerXYZEnv
     from metaworld.utils import reward_utils
 
     quicker = {
         "np": _variant(np, clip=clip, hstack=hstack, linalg=_variant(np.linalg, norm=norm)),
-        "reward_utils": _variant(reward_utils, tolerance=tolerance),
+        "reward_utils": _variant(
+            reward_utils, tolerance=tolerance, hamacher_product=hamacher_product
+        ),
         "tolerance": tolerance,
         "Rotation": Rotation,
     }
@@ -116,7 +133,8 @@ def quick_class(library_class: Any) -> Any:
         if cls.__module__.startswith("metaworld."):
             # a class calls its static methods by its own name
             names = {**vars(sys.modules[cls.__module__]), **quicker, library_class.__name__: quick}
-            for name, value in vars(cls).items():
+            members = {**vars(cls), **shared} if cls is SawyerXYZEnv else vars(cls)
+            for name, value in members.items():
                 if not name.startswith("__"):
                     methods.setdefault(name, _rebound(value, names))
     for name, value in methods.items():
@@ -137,7 +155,7 @@ def _rebound(member: Any, names: dict[str, Any]) -> Any:
         return property(_rebound(member.fget, names))
     if isinstance(member, staticmethod):
         return staticmethod(_rebound(member.__func__, names))
-    if not isinstance(member, FunctionType):
+    if not isinstance(member, FunctionType) or not member.__module__.startswith("metaworld."):
         return member
     if "func" in member.__code__.co_freevars:  # decorated to check that the task is set: it is
         cells = dict(zip(member.__code__.co_freevars, member.__closure__ or (), strict=True))
