@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 FULL_DIM = 39  # 18 of this step, 18 of the step before, 3 of the goal
 GOAL = slice(36, 39)
+_ZEROS = np.zeros(FULL_DIM)
 PROPRIOCEPTION_DIM = 4  # the hand's xyz in m and the gripper's opening in [0, 1]
 
 Observations = dict[str, Any]  # of arrays; gymnasium types a Dict space so
@@ -54,6 +56,7 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self._kind: Kind | None = None
         self._simulator: SawyerXYZEnv | None = None
         self._vitals = VitalSigns(0.0, ())
+        self._warned, self._warnings = b"", np.zeros(0, np.int32)
         self._running = False
         self._full = np.zeros(FULL_DIM)
         self._last: Observations = {}
@@ -78,6 +81,8 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self._simulator = self._simulator_of(task)
         self._full = start(self._simulator, vectors[choice["goal"]])
         self._vitals = vital_signs(self._simulator.data)
+        self._warnings = self._simulator.data.warning.number  # a view
+        self._warned = self._warnings.tobytes()
         self._running = True
         return self._observe(), choice
 
@@ -108,11 +113,10 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         if not all_finite(action):  # MuJoCo would silently reset itself
             return self._abandon(f"the action is not finite: {action.tolist()}")
         full, reward, _, truncated, info = self._simulator.step(action)
-        vitals = vital_signs(self._simulator.data)
-        reason = trouble(self._vitals, vitals, full)
+        reason = self._trouble(full)
         if reason is not None:
             return self._abandon(reason)
-        self._full, self._vitals, self._running = full, vitals, not truncated
+        self._full, self._running = full, not truncated
         facts = {"success": bool(info["success"]), "unstable": False}
         return self._observe(), float(reward), False, truncated, facts
 
@@ -135,6 +139,19 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self._kind = self._simulator = None
         self._running = False
 
+    def _trouble(self, full: NDArray[np.float64]) -> str | None:
+        """Why the step that led here cannot be trusted, or None where it can."""
+        data, before = self._simulator.data, self._vitals  # type: ignore[union-attr]
+        if (
+            data.time > before.time
+            and self._warnings.tobytes() == self._warned
+            and math.isfinite(full.dot(_ZEROS))  # 0 * nan and 0 * inf are not
+        ):
+            self._vitals = before._replace(time=data.time)
+            return None
+        self._vitals, self._warned = vital_signs(data), self._warnings.tobytes()
+        return trouble(before, self._vitals, full)
+
     def _abandon(self, reason: str) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
         self._running = False
         facts = {"success": False, "unstable": True, "reason": reason}
@@ -144,8 +161,9 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         state = self._full[: self._state_dim].astype(np.float32)
         if not self._suite.goal_visible:
             state[GOAL] = 0.0
-        images = {name: self._frame(name, self._suite.image_size) for name in self._cameras}
-        self._last = {"state": state, **images}
+        self._last = {"state": state}
+        for camera in self._cameras:
+            self._last[camera] = self._frame(camera, self._suite.image_size)
         return self._last
 
     def _frame(self, camera: str, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -162,9 +180,8 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         suite = self._suite
         kind = Kind(task, suite.reward_version, goal_drawn=bool(suite.goal_visible))
         if self._simulator is None or kind != self._kind:
-            before = self._kind, self._simulator
+            if self._simulator is not None and self._kind is not None:
+                put_aside(self._kind, self._simulator)
             self.close()
-            if before[0] is not None:
-                put_aside(*before)
             self._kind, self._simulator = kind, take_simulator(kind)
         return self._simulator

@@ -15,13 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied_envs.metaworld_quick import (
-    Vector,
-    hamacher_product,
-    norm,
-    quick_class,
-    tolerance,
-)
+from embodied_envs.metaworld_quick import Vector, quick_class
 
 if TYPE_CHECKING:
     import mujoco  # type: ignore[import-untyped]
@@ -83,6 +77,7 @@ class Lean(Prepared):
     _get_pos_goal: Callable[[], Vector]
     _last_rand_vec: Vector
     _prev_obs: Vector
+    _mujoco: Any  # the module: to import it in each function would cost as much as a short one
     _settled: dict[bytes, tuple[Vector, Vector]]
     _more_to_reset: bool  # whether the task adds to the hand's reset
     _placing_only = False
@@ -91,7 +86,7 @@ class Lean(Prepared):
         model, data = super()._initialize_simulation()
         self._bodies = _Views(lambda name: data.body(name).xpos)
         self._sites = _Views(lambda name: data.site(name).xpos)
-        self._mocap_pos, self._mocap_quat = _flat(data.mocap_pos), _flat(data.mocap_quat)
+        self._mocap_pos = _flat(data.mocap_pos)
         self._ctrl = _flat(data.ctrl)
         self._pads = tuple(data.geom(f"{side}pad_geom").id for side in ("left", "right"))
         return model, data
@@ -107,7 +102,8 @@ class Lean(Prepared):
         space = self.sawyer_observation_space
         self._bounds = space.low, space.high
         self._reach = self.mocap_low.tolist(), self.mocap_high.tolist()
-        self._state_size = _state_size(self.model)
+        kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
+        self._state_kind, self._state_size = kind, self._mujoco.mj_stateSize(self.model, kind)
         attributes = dict(vars(self))
         _freeze(attributes)
         arrays = [getattr(self.model, name) for name in CHANGED_BY_RESET]
@@ -140,11 +136,12 @@ class Lean(Prepared):
     def _reset_hand(self, steps: int = 50) -> None:
         if not self._placing_only:
             before = self.model.body_pos.tobytes() if self.placing_stirs else b""
-            if before not in self._settled:
+            states = self._settled.get(before)
+            if states is None:
                 if len(self._settled) == _MAX_KEPT:
                     self._settled.clear()
-                self._settled[before] = self._settle(steps * self.frame_skip)
-            last, settled = self._settled[before]
+                states = self._settled[before] = self._settle(steps * self.frame_skip)
+            last, settled = states
             # After a physics step positions are still those that the step began with.
             self._set_state(last)
             self._derive_positions()
@@ -155,9 +152,7 @@ class Lean(Prepared):
 
     def _settle(self, steps: int) -> tuple[Vector, Vector]:
         """The states before and after the last of some physics steps that move the hand."""
-        import mujoco
-
-        mujoco.mj_resetData(self.model, self.data)
+        self._mujoco.mj_resetData(self.model, self.data)
         self.data.mocap_pos[:] = self.hand_init_pos
         self.data.mocap_quat[:] = _HAND_DOWN
         self.data.ctrl[:] = -1, 1
@@ -168,11 +163,9 @@ class Lean(Prepared):
 
     def _derive_positions(self) -> None:
         """What observations and pictures read of a state; a step derives the rest anew."""
-        import mujoco
-
-        mujoco.mj_kinematics(self.model, self.data)
-        mujoco.mj_comPos(self.model, self.data)
-        mujoco.mj_camlight(self.model, self.data)
+        self._mujoco.mj_kinematics(self.model, self.data)
+        self._mujoco.mj_comPos(self.model, self.data)
+        self._mujoco.mj_camlight(self.model, self.data)
 
     def set_state(self, qpos: Vector, qvel: Vector) -> None:
         self.data.qpos[:] = qpos
@@ -181,57 +174,51 @@ class Lean(Prepared):
 
     def derive(self) -> None:
         """Makes anew what follows from a state; where nothing moves yet, the positions."""
-        import mujoco
-
-        derive = mujoco.mj_kinematics if self._placing_only else mujoco.mj_forward
+        derive = self._mujoco.mj_kinematics if self._placing_only else self._mujoco.mj_forward
         derive(self.model, self.data)
 
     def _state(self) -> Vector:
         """All that MuJoCo's next steps depend on, besides the model."""
-        import mujoco
-
         state = np.zeros(self._state_size)
-        mujoco.mj_getState(self.model, self.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        self._mujoco.mj_getState(self.model, self.data, state, self._state_kind)
         return state
 
     def _set_state(self, state: Vector) -> None:
-        import mujoco
-
-        mujoco.mj_setState(self.model, self.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        self._mujoco.mj_setState(self.model, self.data, state, self._state_kind)
 
     def _advance(self, steps: int) -> None:
         # without mj_rnePostConstraint: nothing in Meta-World reads what it computes
-        import mujoco
-
-        mujoco.mj_step(self.model, self.data, steps)
+        self._mujoco.mj_step(self.model, self.data, steps)
 
     def step(self, action: NDArray[np.float32]) -> tuple[Vector, float, bool, bool, dict[str, Any]]:
         """As the library's.
 
         It does not move the drawn targets first: the pass that follows puts them back.
         """
-        import mujoco
-
         if self.curr_path_length >= self.max_path_length:
             raise ValueError("the episode is over: reset first")
         self._move(action)
         self._advance(self.frame_skip)
         self.curr_path_length += 1
-        mujoco.mj_forward(self.model, self.data)
+        self._mujoco.mj_forward(self.model, self.data)
         low, high = self._bounds
-        observation = self._get_obs()
-        observation = np.minimum(np.maximum(observation, low), high)
+        observation = np.maximum(self._get_obs(), low)
+        np.minimum(observation, high, out=observation)
         reward, info = self.evaluate_state(observation, action)
         return observation, reward, False, self.curr_path_length == self.max_path_length, info
 
     def _move(self, action: NDArray[np.float32]) -> None:
         """Sets the hand's next position and the gripper's effort."""
+        *wanted, effort = action.tolist()
+        if max(wanted) > 1 or min(wanted) < -1:
+            action = np.minimum(np.maximum(action, -1), 1)
         # The displacement keeps the action's type: rounded otherwise, contacts soon differ.
-        moves = (np.minimum(np.maximum(action, -1), 1) * self.action_scale).tolist()
-        position, (low, high) = self._mocap_pos, self._reach
-        for i in (0, 1, 2):
-            position[i] = min(max(position[i] + moves[i], low[i]), high[i])
-        effort = float(action[3])
+        x, y, z, _ = (action * self.action_scale).tolist()
+        (x_low, y_low, z_low), (x_high, y_high, z_high) = self._reach
+        position = self._mocap_pos
+        position[0] = min(max(position[0] + x, x_low), x_high)
+        position[1] = min(max(position[1] + y, y_low), y_high)
+        position[2] = min(max(position[2] + z, z_low), z_high)
         self._ctrl[0], self._ctrl[1] = effort, -effort
 
     def get_body_com(self, body_name: str) -> Vector:
@@ -285,61 +272,6 @@ class Lean(Prepared):
         return observation
 
 
-def _set_obj_xyz(simulator: Any, pos: Vector) -> None:
-    """As the library's: puts the object after the arm's nine joints somewhere, at rest."""
-    simulator.data.qpos[9:12] = pos
-    simulator.data.qvel[9:15] = 0
-    simulator.derive()
-
-
-def _gripper_caging_reward(
-    simulator: Any,
-    action: NDArray[np.float32],
-    obj_pos: Vector,
-    obj_radius: float,
-    pad_success_thresh: float,
-    object_reach_radius: float,
-    xz_thresh: float,
-    desired_gripper_effort: float = 1.0,
-    high_density: bool = False,
-    medium_density: bool = False,
-) -> float:
-    """As the library's: how well the gripper surrounds an object, and closes around it."""
-    if high_density and medium_density:
-        raise ValueError("high_density and medium_density cannot both be True")
-    start, tcp, start_tcp = simulator.obj_init_pos, simulator.tcp_center, simulator.init_tcp
-    y, start_y = float(obj_pos[1]), float(start[1])
-    bodies = simulator._bodies
-    pads = float(bodies["leftpad"][1]), float(bodies["rightpad"][1])
-
-    def near(distance: Any, bounds: tuple[float, float], margin: Any) -> Any:
-        return tolerance(distance, bounds, margin, "long_tail")
-
-    beside = [
-        near(
-            abs(pad - y),
-            (obj_radius, pad_success_thresh),
-            abs(abs(pad - start_y) - pad_success_thresh),
-        )
-        for pad in pads
-    ]
-    margin = norm((start - start_tcp)[::2].copy()) - xz_thresh
-    above = float(near(norm((tcp - obj_pos)[::2].copy()), (0, xz_thresh), margin))
-    caging = hamacher_product(hamacher_product(*beside), above)
-    closed = min(max(0, action[-1]), desired_gripper_effort) / desired_gripper_effort
-    reward = hamacher_product(caging, closed if caging > 0.97 else 0.0)
-    if high_density:
-        reward = (reward + caging) / 2
-    if medium_density:
-        margin = abs(norm(start - start_tcp) - object_reach_radius)
-        reach = near(norm(obj_pos - tcp), (0, object_reach_radius), margin)
-        reward = (reward + float(reach)) / 2
-    return reward
-
-
-_SHARED = {"_set_obj_xyz": _set_obj_xyz, "_gripper_caging_reward": _gripper_caging_reward}
-
-
 class _Views(dict[str, Vector]):
     """Arrays by name, each looked up once."""
 
@@ -351,15 +283,9 @@ class _Views(dict[str, Vector]):
         return found
 
 
-def _flat(array: Vector) -> memoryview:
+def _flat(array: Any) -> Any:
     """The numbers of an array in a row, each read and written faster than NumPy does."""
     return memoryview(array).cast("B").cast("d")
-
-
-def _state_size(model: mujoco.MjModel) -> int:
-    import mujoco
-
-    return int(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION))
 
 
 def _freeze(values: dict[str, Any]) -> None:
@@ -374,9 +300,11 @@ def _freeze(values: dict[str, Any]) -> None:
 @functools.cache
 def lean_class(library_class: Any) -> Any:
     """A task's class that steps and resets faster; its simulators share their settled states."""
+    import mujoco
+
     overrides = any("_reset_hand" in vars(cls) for cls in _own_classes(library_class))
-    members = {"_settled": {}, "_more_to_reset": overrides}
-    return type("Lean", (Lean, quick_class(library_class, _SHARED)), members)
+    members = {"_settled": {}, "_more_to_reset": overrides, "_mujoco": mujoco}
+    return type("Lean", (Lean, quick_class(library_class)), members)
 
 
 def _own_classes(library_class: Any) -> Sequence[Any]:

@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embodied_envs.vitals import log_warnings
 
@@ -28,7 +28,8 @@ def compiled_model(task: str) -> mujoco.MjModel:
     log_warnings()
     from metaworld.env_dict import ENV_CLS_MAP
 
-    return _model_of(Path(ENV_CLS_MAP[task].model_name.fget(None)))
+    library_class: Any = ENV_CLS_MAP[task]
+    return _model_of(Path(library_class.model_name.fget(None)))  # the same for all its objects
 
 
 def cache_directory() -> Path | None:
@@ -84,13 +85,13 @@ def _save(model: mujoco.MjModel, file: Path) -> None:
     import mujoco
     import numpy as np
 
-    content = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
-    mujoco.mj_saveModel(model, None, content)
-    checksum = hashlib.sha256(content).digest()
+    buffer = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    content = buffer.tobytes()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as partial:
-            partial.write(content.tobytes() + checksum)
+            partial.write(content + hashlib.sha256(content).digest())
         os.replace(partial.name, file)
     except OSError as error:  # a full disk or a read-only home
         _log.warning("the compiled model was not kept on disk: %s", error)

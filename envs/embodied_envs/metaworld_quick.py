@@ -1,15 +1,14 @@
 """Quicker versions of the few functions that Meta-World's tasks call, equal to the last bit.
 
 Most of a stock step is spent on what surrounds a few additions: NumPy's and SciPy's checks on three
-or nine numbers, and arrays built out of arrays. A task's own methods run as they are, but find these
-functions instead of the usual ones; the library itself stays as it is.
+or nine numbers, and arrays built out of arrays. A task's own methods run as they are, but find the
+functions of this file instead of the usual ones; the library itself stays as it is.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -110,12 +109,71 @@ class Rotation:
         return self._quaternion
 
 
-def quick_class(library_class: Any, shared: Mapping[str, Any]) -> Any:
-    """A task's class whose methods find the quicker functions of this file.
+def _set_obj_xyz(simulator: Any, pos: Vector) -> None:
+    """As the library's: puts the object after the arm's nine joints somewhere, at rest."""
+    simulator.data.qpos[9:12] = pos
+    simulator.data.qvel[9:15] = 0
+    simulator.derive()
 
-    Args:
-        shared: replaces methods of the base class of all tasks, where a task has none of its own.
-    """
+
+def _gripper_caging_reward(
+    simulator: Any,
+    action: NDArray[np.float32],
+    obj_pos: Vector,
+    obj_radius: float,
+    pad_success_thresh: float,
+    object_reach_radius: float,
+    xz_thresh: float,
+    desired_gripper_effort: float = 1.0,
+    high_density: bool = False,
+    medium_density: bool = False,
+) -> Any:
+    """As the library's: how well the gripper surrounds an object, and closes around it."""
+    if high_density and medium_density:
+        raise ValueError("high_density and medium_density cannot both be True")
+    start, tcp, start_tcp = simulator.obj_init_pos, simulator.tcp_center, simulator.init_tcp
+    y, start_y = float(obj_pos[1]), float(start[1])
+    pads = [float(simulator.get_body_com(name)[1]) for name in ("leftpad", "rightpad")]
+
+    def near(distance: Any, bounds: tuple[float, float], margin: Any) -> Any:
+        return tolerance(distance, bounds, margin, "long_tail")
+
+    beside = [
+        near(
+            abs(pad - y),
+            (obj_radius, pad_success_thresh),
+            abs(abs(pad - start_y) - pad_success_thresh),
+        )
+        for pad in pads
+    ]
+    margin = norm((start - start_tcp)[::2].copy()) - xz_thresh
+    above = float(near(norm((tcp - obj_pos)[::2].copy()), (0, xz_thresh), margin))
+    caging = hamacher_product(hamacher_product(*beside), above)
+    closed = min(max(0, action[-1]), desired_gripper_effort) / desired_gripper_effort
+    reward = hamacher_product(caging, closed if caging > 0.97 else 0.0)
+    if high_density:
+        reward = (reward + caging) / 2
+    if medium_density:
+        margin = abs(norm(start - start_tcp) - object_reach_radius)
+        reach = near(norm(obj_pos - tcp), (0, object_reach_radius), margin)
+        reward = (reward + float(reach)) / 2
+    return reward
+
+
+def _get_pos_goal(simulator: Any) -> Vector:
+    goal: Vector = simulator._target_pos
+    return goal
+
+
+_SHARED = {
+    "_set_obj_xyz": _set_obj_xyz,
+    "_get_pos_goal": _get_pos_goal,
+    "_gripper_caging_reward": _gripper_caging_reward,
+}
+
+
+def quick_class(library_class: Any) -> Any:
+    """A task's class whose methods find the quicker functions of this file."""
     from metaworld.sawyer_xyz_env import SawyerXYZEnv
     from metaworld.utils import reward_utils
 
@@ -133,7 +191,7 @@ def quick_class(library_class: Any, shared: Mapping[str, Any]) -> Any:
         if cls.__module__.startswith("metaworld."):
             # a class calls its static methods by its own name
             names = {**vars(sys.modules[cls.__module__]), **quicker, library_class.__name__: quick}
-            members = {**vars(cls), **shared} if cls is SawyerXYZEnv else vars(cls)
+            members = {**vars(cls), **_SHARED} if cls is SawyerXYZEnv else vars(cls)
             for name, value in members.items():
                 if not name.startswith("__"):
                     methods.setdefault(name, _rebound(value, names))
