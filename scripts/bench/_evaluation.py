@@ -26,7 +26,7 @@ from embodied.protocols import Protocol
 from embodied.rollout import Controller
 from embodied.structs import Condition, Observation
 from embodied_envs.metaworld import MetaWorld
-from embodied_envs.metaworld_simulator import compiled_model
+from embodied_envs.metaworld_models import compiled_model
 from embodied_envs.vector import WorkerVectorEnv, make_vec
 from scripts.bench._common import Case, Rates, Report, arguments, cpu_seconds, measure, rate_rows
 from scripts.bench._setup import RandomEpisodes, fitted_policy, shipped_config
@@ -52,22 +52,23 @@ class Contender:
     reset: Callable[[Any], NDArray[Any]]
 
 
+def stock(strategy: str) -> Contender:
+    """One of gymnasium's, over the library's own environments."""
+    name = f"gymnasium {strategy.capitalize()}VectorEnv"
+    make = functools.partial(
+        gymnasium.make_vec, "Meta-World/MT10", vector_strategy=strategy, seed=0
+    )
+    return Contender(name, make, lambda envs: envs.reset()[0])
+
+
+def ours(slots: int, workers: int) -> Contender:
+    make = functools.partial(make_vec, SUITE, slots, workers=workers, timeout_s=PATIENCE_S)
+    return Contender(f"ours, {slots} slots, {workers} workers", make, reset_slots)
+
+
 def contenders(cores: int) -> list[Contender]:
     """gymnasium's two, then ours with one and with two slots for each task."""
-
-    def stock(strategy: str) -> Contender:
-        name = f"gymnasium {strategy.capitalize()}VectorEnv"
-        make = functools.partial(
-            gymnasium.make_vec, "Meta-World/MT10", vector_strategy=strategy, seed=0
-        )
-        return Contender(name, make, lambda envs: envs.reset()[0])
-
-    def ours(slots: int) -> Contender:
-        name = f"ours, {slots} slots, {cores} workers"
-        make = functools.partial(make_vec, SUITE, slots, workers=cores, timeout_s=PATIENCE_S)
-        return Contender(name, make, reset_slots)
-
-    return [stock("async"), stock("sync"), ours(NUM_TASKS), ours(2 * NUM_TASKS)]
+    return [stock("async"), stock("sync"), ours(NUM_TASKS, cores), ours(2 * NUM_TASKS, cores)]
 
 
 def protocol(slots: int, steps: int) -> Protocol:
@@ -145,7 +146,7 @@ def evaluation(
     """Whole episodes with the policy; ours by `evaluate`, gymnasium's by a loop by hand."""
     horizon = config["action_horizon"]
 
-    def ours() -> float:
+    def by_evaluate() -> float:
         chosen = protocol(envs.num_envs, steps)
         actor = Controller(
             policy,
@@ -167,7 +168,7 @@ def evaluation(
             done += horizon
         return float(envs.num_envs * done)
 
-    return Case(contender.name, ours if isinstance(envs, WorkerVectorEnv) else by_hand)
+    return Case(contender.name, by_evaluate if isinstance(envs, WorkerVectorEnv) else by_hand)
 
 
 @torch.inference_mode()
