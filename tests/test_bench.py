@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from embodied.data.windows import Windows
-from scripts.bench import evaluation, latency, loader, train
+from scripts.bench import evaluation, latency, loader, metaworld, train
 from scripts.bench._common import Case, Rates, figure, measure, rate_rows, ratios, spread
 from scripts.bench._setup import Items, RandomEpisodes, collated
 
@@ -133,3 +133,15 @@ def test_the_evaluation_benchmark_times_three_things(
     content = run(evaluation.main, tmp_path / "evaluation.json", *sizes)
     check_tables(content, capsys.readouterr().out, "AsyncVectorEnv", "ours, 20 slots", "mj_step")
     assert len(content["tables"]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_metaworld_benchmark_tells_first_visits_from_later_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ("--seconds", "0", "--reset-seconds", "0", "--seeds", "1", "--constructions", "2")
+    content = run(metaworld.main, tmp_path / "metaworld.json", *sizes)
+    names = ("SyncVectorEnv", "0 workers", "never visited", "nothing on disk", "mj_step")
+    check_tables(content, capsys.readouterr().out, *names)
+    assert len(content["tables"]) == 4

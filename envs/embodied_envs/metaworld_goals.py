@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied_envs.metaworld_lean import Prepared
-from embodied_envs.metaworld_simulator import build_simulator, working_model
+from embodied_envs.metaworld_simulator import Kind, build_simulator
 
 if TYPE_CHECKING:
     from metaworld.sawyer_xyz_env import SawyerXYZEnv
@@ -152,7 +152,7 @@ class _Drawing(Prepared):
 
     @classmethod
     def simulator(cls, task: str, stream: np.random.RandomState | _EnvPoolStream) -> SawyerXYZEnv:
-        simulator = build_simulator(task, working_model(task), make_class=cls.mixed)
+        simulator = build_simulator(Kind(task), cls.mixed)
         simulator.stream = stream  # type: ignore[attr-defined]
         return simulator
 
@@ -163,6 +163,9 @@ class _Drawing(Prepared):
 
     def _reset_hand(self, steps: int = 50) -> None:
         self.init_tcp = self.tcp_center
+
+    def set_state(self, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
+        pass
 
     def _get_state_rand_vec(self) -> NDArray[np.float64]:
         space = self._random_reset_space

@@ -117,7 +117,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         instruction to the task's canonical one. The info holds all four, completed.
         """
         super().reset(seed=seed)
-        choice = complete_options(options or {}, self._suite, self.np_random)
+        choice = complete_options(options or {}, self._suite, lambda: self.np_random)
         simulator = self._simulator_of(choice["task"])
         state = simulator.reset(_initial_seed(choice["benchmark_seed"], choice["goal"]))
         if simulator.model.nhfield:  # another terrain, and a renderer reads it but once

@@ -29,7 +29,7 @@ from embodied.structs import Condition, Observation
 from embodied.suites import Assignment
 from embodied_envs.envpool_chunk import make_pool
 from embodied_envs.metaworld import MetaWorld
-from embodied_envs.metaworld_simulator import compiled_model
+from embodied_envs.metaworld_models import compiled_model
 from embodied_envs.vector import WorkerVectorEnv, make_vec
 from scripts.bench._common import Case, Rates, Report, arguments, cpu_seconds, measure, rate_rows
 from scripts.bench._setup import RandomEpisodes, fitted_policy, shipped_config
@@ -55,28 +55,29 @@ class Contender:
     reset: Callable[[Any], NDArray[Any]]
 
 
+def stock(strategy: str) -> Contender:
+    """One of gymnasium's, over the library's own environments."""
+    name = f"gymnasium {strategy.capitalize()}VectorEnv"
+    make = functools.partial(
+        gymnasium.make_vec, "Meta-World/MT10", vector_strategy=strategy, seed=0
+    )
+    return Contender(name, make, lambda envs: envs.reset()[0])
+
+
+def ours(slots: int, workers: int, backend: str = "python") -> Contender:
+    how = f"{workers} workers" if backend == "python" else backend
+    make = functools.partial(
+        make_vec, SUITE, slots, workers=workers, timeout_s=PATIENCE_S, backend=backend
+    )
+    return Contender(f"ours, {slots} slots, {how}", make, functools.partial(reset_slots, queue()))
+
+
 def contenders(cores: int) -> list[Contender]:
     """gymnasium's two, then ours with one and with two slots for each task, EnvPool's last."""
-
-    def stock(strategy: str) -> Contender:
-        name = f"gymnasium {strategy.capitalize()}VectorEnv"
-        make = functools.partial(
-            gymnasium.make_vec, "Meta-World/MT10", vector_strategy=strategy, seed=0
-        )
-        return Contender(name, make, lambda envs: envs.reset()[0])
-
-    def ours(slots: int, backend: str) -> Contender:
-        how = f"{cores} workers" if backend == "python" else backend
-        make = functools.partial(
-            make_vec, SUITE, slots, workers=cores, timeout_s=PATIENCE_S, backend=backend
-        )
-        return Contender(
-            f"ours, {slots} slots, {how}", make, functools.partial(reset_slots, queue())
-        )
-
     backends = ["python", "envpool"] if has_envpool() else ["python"]
     sizes = (NUM_TASKS, 2 * NUM_TASKS)
-    return [stock("async"), stock("sync"), *(ours(n, each) for each in backends for n in sizes)]
+    own = [ours(size, cores, backend) for backend in backends for size in sizes]
+    return [stock("async"), stock("sync"), *own]
 
 
 def has_envpool() -> bool:
@@ -174,7 +175,7 @@ def evaluation(
     """Whole episodes with the policy; ours by `evaluate`, gymnasium's by a loop by hand."""
     horizon, episodes = config["action_horizon"], queue()
 
-    def ours() -> float:
+    def by_evaluate() -> float:
         actor = Controller(
             policy,
             envs.num_envs,
@@ -193,7 +194,7 @@ def evaluation(
             done += horizon
         return float(envs.num_envs * done)
 
-    return Case(contender.name, ours if isinstance(envs, WorkerVectorEnv) else by_hand)
+    return Case(contender.name, by_evaluate if isinstance(envs, WorkerVectorEnv) else by_hand)
 
 
 @torch.inference_mode()
