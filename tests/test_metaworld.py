@@ -549,7 +549,7 @@ class PaintedRenderer:
         PaintedRenderer.profiles.append(profile)
         PaintedRenderer.open_ones += 1
 
-    def frame(self, data: mujoco.MjData) -> NDArray[np.uint8]:
+    def frame(self, data: mujoco.MjData, looks: Any = ()) -> NDArray[np.uint8]:
         return np.full((*self.size, 3), int(100 * self.opacity), np.uint8)
 
     def close(self) -> None:
