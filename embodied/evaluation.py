@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,7 +125,7 @@ class _Slots:
             reward=run.reward,
             valid=not run.reason,
             reason=run.reason,
-            metrics=run.metrics,
+            metrics={name: x for name, x in run.metrics.items() if math.isfinite(x)},
         )
         if self.film is not None:
             self.film(run.index, run.frames)

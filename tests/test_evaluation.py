@@ -197,6 +197,31 @@ def test_the_number_of_slots_changes_no_outcome(horizon: int) -> None:
         assert run(make_vec(SUITE, num_envs), horizon=horizon) == undisturbed(horizon)
 
 
+class MeasuringSuite(FaultySuite):
+    """Each step tells the way gone so far, and what is not known yet."""
+
+    def make_env(self, *, render_size: tuple[int, int] | None = None) -> PointEnv:
+        return MeasuringEnv(self, render_size)
+
+
+class MeasuringEnv(FaultyEnv):
+    def step(self, action: Any) -> Any:
+        *seen, info = super().step(action)
+        return *seen, {**info, "metrics": {"steps": float(self.count), "unknown": np.nan}}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_last_finite_measures_of_an_episode_stand_in_its_outcome(workers: int) -> None:
+    assignments = with_faults({1: "raise at 4", 2: "raise at 0"})
+    envs = make_vec(MeasuringSuite(max_steps=MAX_STEPS), 3, workers=workers)
+    outcomes = run(envs, assignments)
+    envs.close()
+    assert {outcome.steps for outcome in outcomes} != {MAX_STEPS}
+    for index, outcome in enumerate(outcomes):
+        known = {"steps": float(outcome.steps)} if index != 2 else {}
+        assert outcome.metrics == known
+
+
 def test_no_assignments_have_no_outcomes() -> None:
     assert run(make_vec(SUITE, 2), []) == ()
 
