@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -36,9 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     rows: dict[str, list[Tile]] = {}
+    shown: set[str] = set()  # several files may name one library
     for name in options.worlds or _worlds():
         try:
-            rows[name] = list(tiles(suite_of(name), options))
+            rows[name] = list(tiles(suite_of(name), options, shown))
+            shown |= {tile.label for tile in rows[name]}
             print(f"{name}: {len(rows[name])} tasks")
         except (ImportError, RuntimeError) as error:
             print(f"{name}: left out, {error}", file=sys.stderr)
@@ -78,13 +80,20 @@ def suite_of(world: str) -> Any:
     return instantiate(resolve(config)["task"]["suite"])
 
 
-def tiles(suite: Any, options: argparse.Namespace) -> Iterator[Tile]:
-    """Pictures of tasks from all over the library's list."""
+def tiles(suite: Any, options: argparse.Namespace, shown: set[str]) -> Iterator[Tile]:
+    """Pictures of tasks from all over the library's list, but for those that were shown."""
+    for task in tasks_of(suite, options.tasks, shown):
+        one = replace(suite, tasks=(task,)) if _takes_tasks(suite) else suite
+        yield Tile(picture(one, task, options), task)
+
+
+def tasks_of(suite: Any, count: int, shown: Collection[str] = ()) -> list[str]:
+    """Up to so many of the library's tasks, spread over its list, that were not shown."""
     choices = suite.catalogue() if hasattr(suite, "catalogue") else suite.tasks
-    names = [*choices]
-    for i in np.unique(np.linspace(0, len(names) - 1, options.tasks).round().astype(int)):
-        one = replace(suite, tasks=(names[i],)) if _takes_tasks(suite) else suite
-        yield Tile(picture(one, names[i], options), names[i])
+    names = [task for task in choices if task not in shown]
+    if not names:
+        return []
+    return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, count).round().astype(int))]
 
 
 def _takes_tasks(suite: Any) -> bool:
