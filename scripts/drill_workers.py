@@ -38,7 +38,8 @@ _POLICY = (  # deaf, so that it reaches the pad that is meant now and then
     "train.save_every=1500",
     "train.log_every=50",
 )
-_PAUSE_S = 0.3  # the longest between two bursts of faults
+_LAST_FAULT = 0.9  # of all episodes
+_PAUSE_S = 0.1  # the longest between two looks at the progress
 
 
 @dataclass
@@ -160,22 +161,28 @@ def drill(folder: Path, *, faults: int, timeout_s: float, seed: int = 0) -> Card
 
 def _disturb(command: Sequence[str], folder: Path, count: int, seed: int) -> Faults:
     """Runs the evaluation, and kills or stops `count` of its workers while it lasts."""
-    generator, faults = random.Random(seed), Faults()
-    log = folder / "disturbed.log"
+    generator, faults, log = random.Random(seed), Faults(), folder / "disturbed.log"
+    # Each fault is due when so many episodes have ended, and happens some time during the next.
+    last = int(_LAST_FAULT * count * EPISODES_A_FAULT)
+    due = sorted(generator.randrange(1, last) for _ in range(count))
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
-        # A worker that dies before it has opened one simulator ends the evaluation, and should.
-        while process.poll() is None and not re.search(r"\| [1-9]\d*/", log.read_text()):
-            time.sleep(0.05)
         while process.poll() is None:
+            ended = _num_ended(log)
             targets = sorted(set(_workers(process.pid)) - faults.pids)
-            burst = min(generator.randint(1, NUM_WORKERS), count - len(faults.pids), len(targets))
-            for pid in generator.sample(targets, burst):
+            wanted = sum(at <= ended for at in due) - len(faults.pids)
+            for pid in generator.sample(targets, max(0, min(wanted, len(targets)))):
                 faults.inflict(pid, stops=generator.random() < 0.5)
             time.sleep(generator.uniform(0, _PAUSE_S))
     if process.returncode:
         raise RuntimeError(f"the evaluation ended with {process.returncode}; see {log}")
     return faults
+
+
+def _num_ended(log: Path) -> int:
+    """How many episodes the progress bar says have ended."""
+    shown = re.findall(r"\| (\d+)/", log.read_text()[-2000:])
+    return int(shown[-1]) if shown else 0
 
 
 def _workers(parent: int) -> Iterator[int]:
