@@ -2,10 +2,10 @@
 
     python -m scripts.drill_workers [--faults 100] [--timeout 5] [--seed 0] [--keep FOLDER]
 
-A small policy is evaluated on the point world in four simulator processes. At random moments some of
-them are killed (SIGKILL) or stopped (SIGSTOP: they hang for ever). The evaluation must finish with
-an outcome for every episode; an episode may be lost only for a fault that its reason names; and all
-others must have ended as they do in an undisturbed evaluation, to the last bit. Linux only.
+A small policy is evaluated on the point world in four simulator processes. At random moments some
+of them are killed (SIGKILL) or stopped (SIGSTOP: they hang for ever). The evaluation must finish
+with an outcome for every episode; an episode may be lost only for a fault that its reason names;
+and all others must have ended as in an undisturbed evaluation, to the last bit. Linux only.
 """
 
 from __future__ import annotations
