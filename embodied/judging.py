@@ -60,39 +60,44 @@ def _queues(trials: Sequence[tuple[Part, Trial]]) -> list[Queue]:
 
 def _outcomes(config: Config, policy: Policy, queues: Sequence[Queue]) -> Iterator[Outcomes]:
     launcher: Launcher = instantiate(config["launcher"])
-    capacity = launcher.open()
+    capacity, is_here = launcher.open(), isinstance(launcher, Processes)
     try:
-        is_here = isinstance(launcher, Processes)
-        count = config["shards"] or _count(config, policy, queues, capacity)
-        workers = _workers(config["env"], capacity // count if is_here else 1, count)
+        num_trials = sum(len(queue.trials) for queue in queues)
+        shards, workers = crew(config, policy, num_trials, capacity, is_here=is_here)
         # The same number of threads in any number of shards: it can change the last bits.
         own = {"workers": workers, "threads": config["threads"] or 1}
         settings = {**config["env"], **config["eval"], **own}
-        if count == 1 and is_here:
+        if shards == 1 and is_here:
             torch.set_num_threads(settings["threads"])
             yield from play_queues(policy, queues, settings)
             return
         packed = PackedPolicy.pack(policy, config, config.get("allow_targets", ()))
-        shares = split(queues, count)
-        shards = [Shard(packed, share, settings, config["device"]) for share in shares]
-        yield from gather(shards, launcher)
+        shares = split(queues, shards)
+        yield from gather([Shard(packed, s, settings, config["device"]) for s in shares], launcher)
     finally:
         launcher.close()
 
 
-def _count(config: Config, policy: Policy, queues: Sequence[Queue], capacity: int) -> int:
-    """One shard for each core, while each has enough to do; a GPU is not divided unasked."""
-    if next(policy.parameters()).is_cuda:
-        return 1
-    trials = sum(len(queue.trials) for queue in queues)
-    return max(1, min(capacity, trials // (_ROUNDS * int(config["env"]["num_envs"]))))
+def crew(
+    config: Config, policy: Policy, num_trials: int, cores: int, *, is_here: bool
+) -> tuple[int, int]:
+    """How many shards, and how many simulator processes each of them has.
 
-
-def _workers(settings: Config, cores: int, count: int) -> int:
-    """Simulator processes of each of `count` shards, each with so many cores."""
+    Where the config leaves it open: a shard for each core, while each has enough to do, since
+    simulators and policy then never wait for one another; a GPU is not divided unasked. Cores of
+    this machine that are left over go to the simulators; a single shard has them in processes of
+    their own even on one core, so that it outlives them.
+    """
+    settings, shards = config["env"], config["shards"]
+    if shards is None:
+        useful = num_trials // (_ROUNDS * settings["num_envs"])
+        shards = 1 if next(policy.parameters()).is_cuda else max(1, min(cores, useful))
     if settings["workers"] is not None:
-        return int(settings["workers"])
-    return 0 if cores <= 1 < count else min(max(cores, 1), int(settings["num_envs"]))
+        return shards, settings["workers"]
+    spare = cores // shards if is_here else 0
+    if is_here and (spare > 1 or shards == 1):
+        return shards, min(max(spare, 1), settings["num_envs"])
+    return shards, 0
 
 
 def _evaluations(

@@ -56,10 +56,12 @@ class Shard:
     device: str
 
     def run(self) -> Iterator[Outcomes]:
-        """Yields outcomes as episodes end; at first nothing, as a sign of life."""
+        """Yields outcomes as episodes end, and nothing, as a sign of life, before that."""
         yield {}
         torch.set_num_threads(self.settings["threads"])
-        yield from play_queues(self.policy.unpack(self.device), self.queues, self.settings)
+        policy = self.policy.unpack(self.device)
+        yield {}
+        yield from play_queues(policy, self.queues, self.settings)
 
     @property
     def trials(self) -> dict[int, Trial]:

@@ -2,10 +2,10 @@
 
     python -m scripts.drill_workers [--faults 100] [--timeout 5] [--seed 0] [--keep FOLDER]
 
-A tiny policy is evaluated on the point world in four simulator processes. At random moments some of
-them are killed (SIGKILL) or stopped (SIGSTOP: they hang for ever). The evaluation must finish with
-an outcome for every episode; an episode may be lost only for a fault that its reason names; and all
-others must have ended as they do in an undisturbed evaluation, to the last bit. Linux only.
+A small policy is evaluated on the point world in four simulator processes. At random moments some
+of them are killed (SIGKILL) or stopped (SIGSTOP: they hang for ever). The evaluation must finish
+with an outcome for every episode; an episode may be lost only for a fault that its reason names;
+and all others must have ended as in an undisturbed evaluation, to the last bit. Linux only.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ from os import kill
 from pathlib import Path
 
 from embodied.results import Evaluation, read_results
-from scripts.drill import SETTINGS, finish
+from scripts.drill import finish
 
 ROOT = Path(__file__).parents[1]
 NUM_WORKERS = 4
-EPISODES_A_FAULT = 20  # so many that the faults are over before the evaluation is
+EPISODES_A_FAULT = 12  # so many that the faults are over before the evaluation is
 _TASKS = 4
-_POLICY = (  # deaf, so that it reaches the pad that is meant now and then
-    "task.collect.episodes_per_task=40",
-    "policy.dim=32",
-    "train.batch_size=64",
-    "train.steps=1500",
-    "train.save_every=1500",
-    "train.log_every=50",
+_TRAIN = (  # half of the recipe, so that there are successes and failures
+    "task=point",
+    "device=cpu",
+    "task.collect.episodes_per_task=60",
+    "train.steps=1000",
+    "protocol.goals_per_task=1",
+    "video.per_task=0",
+    "~probes",
 )
-_PAUSE_S = 0.3  # the longest between two bursts of faults
+_LAST_FAULT = 0.9  # of all episodes
+_PAUSE_S = 0.1  # the longest between two looks at the progress
 
 
 @dataclass
@@ -143,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def drill(folder: Path, *, faults: int, timeout_s: float, seed: int = 0) -> Card:
     """Evaluates one policy without and with faults below `folder`, and compares the two."""
     goals = -(-faults * EPISODES_A_FAULT // _TASKS)
-    train = [sys.executable, str(ROOT / "train.py"), *SETTINGS, f"data_dir={folder / 'data'}"]
+    train = [sys.executable, str(ROOT / "train.py"), *_TRAIN, f"data_dir={folder / 'data'}"]
     finish(
         [*train, "train.steps=200", f"+task.suite.num_goals={goals}", f"run_dir={folder / 'run'}"]
     )
@@ -160,22 +162,28 @@ def drill(folder: Path, *, faults: int, timeout_s: float, seed: int = 0) -> Card
 
 def _disturb(command: Sequence[str], folder: Path, count: int, seed: int) -> Faults:
     """Runs the evaluation, and kills or stops `count` of its workers while it lasts."""
-    generator, faults = random.Random(seed), Faults()
-    log = folder / "disturbed.log"
+    generator, faults, log = random.Random(seed), Faults(), folder / "disturbed.log"
+    # Each fault is due when so many episodes have ended, and happens some time during the next.
+    last = int(_LAST_FAULT * count * EPISODES_A_FAULT)
+    due = sorted(generator.randrange(1, last) for _ in range(count))
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
-        # A worker that dies before it has opened one simulator ends the evaluation, and should.
-        while process.poll() is None and not re.search(r"\| [1-9]\d*/", log.read_text()):
-            time.sleep(0.05)
         while process.poll() is None:
+            ended = _num_ended(log)
             targets = sorted(set(_workers(process.pid)) - faults.pids)
-            burst = min(generator.randint(1, NUM_WORKERS), count - len(faults.pids), len(targets))
-            for pid in generator.sample(targets, burst):
+            wanted = sum(at <= ended for at in due) - len(faults.pids)
+            for pid in generator.sample(targets, max(0, min(wanted, len(targets)))):
                 faults.inflict(pid, stops=generator.random() < 0.5)
             time.sleep(generator.uniform(0, _PAUSE_S))
     if process.returncode:
         raise RuntimeError(f"the evaluation ended with {process.returncode}; see {log}")
     return faults
+
+
+def _num_ended(log: Path) -> int:
+    """How many episodes the progress bar says have ended."""
+    shown = re.findall(r"\| (\d+)/", log.read_text()[-2000:])
+    return int(shown[-1]) if shown else 0
 
 
 def _workers(parent: int) -> Iterator[int]:

@@ -331,8 +331,56 @@ def test_an_evaluation_in_two_processes_is_that_of_one(
     assert "8/8" in capsys.readouterr().err  # one bar for both
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_two_ray_workers_is_that_of_one_process(
     run: Path, tmp_path: Path, alone: tuple[Outcome, ...]
 ) -> None:
     pytest.importorskip("ray")
     assert evaluated(run, tmp_path, "launcher=ray", "shards=2").outcomes == alone
+
+
+# What may be asked
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("shards=0", "shards must be a whole number >= 1, or null, got 0"),
+        ("shards=many", "shards must be a whole number >= 1, or null, got 'many'"),
+        ("eval.timeout_s=0", "eval.timeout_s must be a number of seconds > 0, got 0"),
+        ("+probes.evaluate=null", "probes.evaluate has the name of the main protocol; rename it"),
+    ],
+)
+def test_what_cannot_be_run_is_told_before_anything_runs(override: str, message: str) -> None:
+    from embodied.build import ConfigError
+    from embodied.preflight import check_config
+    from tests.conftest import compose_config
+
+    config = compose_config("task=point", "run_dir=unused", override)
+    with pytest.raises(ConfigError, match=message):
+        check_config(config, SUITE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"shards": None, "trials": 255, "cores": 16}, (1, 16)),  # 32 slots, four rounds of each
+        ({"shards": None, "trials": 256, "cores": 16}, (2, 8)),
+        ({"shards": None, "trials": 999, "cores": 2}, (2, 0)),
+        ({"shards": 16, "trials": 1, "cores": 4}, (16, 0)),
+        ({"shards": 1, "trials": 999, "cores": 64}, (1, 32)),  # no more than slots
+        ({"shards": 2, "trials": 999, "cores": 64, "workers": 3}, (2, 3)),
+    ],
+)
+def test_cores_go_to_shards_first_and_then_to_their_simulators(
+    policy: Policy, settings: dict[str, Any], wanted: tuple[int, int]
+) -> None:
+    from embodied.judging import crew
+
+    config = {
+        "shards": settings["shards"],
+        "eval": {"num_envs": 32, "workers": settings.get("workers")},
+    }
+    assert crew(config, policy, settings["trials"], settings["cores"], is_here=True) == wanted
+    wide = crew(config, policy, settings["trials"], settings["cores"], is_here=False)
+    assert wide == (wanted[0], settings.get("workers", 0))
