@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,34 @@ from embodied_envs.ogbench import OGBench
 from embodied_envs.ogbench_experts import ACTION_SCALE, CONTROL_S, _info
 from embodied_envs.ogbench_plans import Subtask, next_for_goal, solve_lights_out
 from embodied_envs.ogbench_scene import WORLDS, Scene
-from embodied_envs.simulated_env import SimulatedEnv, _initial_seed
+from embodied_envs.simulated_env import _initial_seed
 
 pytest.importorskip("ogbench")
 
 CATALOGUE = read_catalogue("ogbench")
 
 
-@pytest.fixture(autouse=True)
-def few_open_worlds() -> Iterator[None]:
-    """Environments stay open for the next test, but not for the rest of the session."""
+Open = Callable[[Suite], Any]
+
+
+@pytest.fixture
+def open_env() -> Iterator[Open]:
+    """Makes environments and closes them, so that the next test need not open the library's anew."""
+    opened = []
+
+    def make(suite: Suite) -> Any:
+        opened.append(suite.make_env())
+        return opened[-1]
+
+    yield make
+    for env in opened:
+        env.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_stays_open() -> Iterator[None]:
     yield
-    while sum(map(len, adapter._idle.values())) > 4:
-        adapter._idle.pop(next(iter(adapter._idle)))
+    adapter._idle.clear()
 
 
 def tasks_of(world: str) -> tuple[str, ...]:
@@ -42,7 +57,7 @@ def suite_of(world: str, **fields: Any) -> OGBench:
     return OGBench(tasks=tasks_of(world), **fields)
 
 
-def run_expert(suite: Suite, env: SimulatedEnv, task: str, goal: int) -> tuple[bool, Player]:
+def run_expert(suite: Suite, env: Any, task: str, goal: int) -> tuple[bool, Player]:
     env.reset(seed=goal, options={"task": task, "goal": goal})
     expert = suite.expert(task, seed=goal)
     while True:
@@ -53,7 +68,7 @@ def run_expert(suite: Suite, env: SimulatedEnv, task: str, goal: int) -> tuple[b
 
 
 def test_two_tasks_of_the_scene_keep_the_contract() -> None:
-    check_env(OGBench(tasks=("scene-task2", "scene-task4"), goal_visible=True))
+    check_env(OGBench(tasks=("scene-task2", "scene-task4"), goal_visible=True), num_steps=4)
 
 
 @pytest.mark.slow
@@ -87,12 +102,11 @@ def test_the_catalogue_and_our_figures_are_the_librarys(world: str) -> None:
     assert getattr(base, "_num_buttons", 0) == ours.num_buttons
 
 
-def test_observations_rewards_and_the_goal_are_the_librarys() -> None:
-    suite = suite_of("cube-single", goal_visible=True)
-    env = suite.make_env()
+def test_observations_rewards_and_the_goal_are_the_librarys(open_env: Open) -> None:
+    env = open_env(suite_of("cube-single", goal_visible=True))
     task = "cube-single-task4"
     observation, _ = env.reset(options={"task": task, "goal": 3, "benchmark_seed": 5})
-    theirs = adapter._open(suite.world, play=False, seen=False)
+    theirs = open_env(suite_of("cube-single"))._simulator._env
     theirs.action_space.seed(_initial_seed(5, 3))
     expected, info = theirs.reset(seed=_initial_seed(5, 3), options={"task_id": 4})
     both = np.concatenate([expected, info["goal"]]).astype(np.float32)
@@ -106,24 +120,24 @@ def test_observations_rewards_and_the_goal_are_the_librarys() -> None:
         assert ours == reward == 0.0
 
 
-def test_the_goal_repeats_where_the_librarys_own_does_not() -> None:
-    suite = suite_of("cube-single")
-    env = adapter._open(suite.world, play=False, seen=False)
-    goals = []
-    for _ in range(2):
-        env.action_space.seed(7)
-        goals.append(env.reset(seed=7, options={"task_id": 1})[1]["goal"])
-    np.testing.assert_array_equal(goals[0], goals[1])
-    plain = type(env).__mro__[1](env_type="single")
-    goals = [plain.reset(seed=7, options={"task_id": 1})[1]["goal"] for _ in range(2)]
-    assert not np.array_equal(goals[0], goals[1])
+def test_the_goal_repeats_where_the_librarys_own_does_not(open_env: Open) -> None:
+    env = open_env(suite_of("cube-single"))._simulator._env
+
+    def goal() -> Any:
+        return env.reset(seed=7, options={"task_id": 1})[1]["goal"]
+
+    env.action_space.seed(7)
+    first = goal()
+    assert not np.array_equal(first, goal())  # the seed of a reset does not reach these actions
+    env.action_space.seed(7)
+    np.testing.assert_array_equal(first, goal())
 
 
 @pytest.mark.parametrize("task", ["cube-single-task5", "scene-task4"])
-def test_the_expert_solves_a_task_and_says_how(task: str) -> None:
+def test_the_expert_solves_a_task_and_says_how(open_env: Open, task: str) -> None:
     suite = OGBench(tasks=(task,))
     before = np.random.get_state()[1].copy()
-    solved, expert = run_expert(suite, suite.make_env(), task, 0)
+    solved, expert = run_expert(suite, open_env(suite), task, 0)
     assert solved
     words = [text for _, text in expert.pursuits]
     assert (
@@ -141,37 +155,36 @@ def test_the_expert_solves_a_task_and_says_how(task: str) -> None:
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # the caller's own
 
 
-def test_an_expert_obeys_its_own_words_in_another_tasks_scene() -> None:
+def test_an_expert_obeys_its_own_words_in_another_tasks_scene(open_env: Open) -> None:
     suite = suite_of("cube-single")
-    env = suite.make_env()
+    env = open_env(suite)
     env.reset(options={"task": "cube-single-task2", "goal": 0})
     expert = suite.expert("cube-single-task1")
     for _ in range(60):
         env.step(expert(env.full_observation))
-    cube = Scene.from_vector(env.full_observation[28:], suite.world).cubes[0]
+    cube = Scene.from_vector(env.full_observation[28:], WORLDS["cube-single"]).cubes[0]
     np.testing.assert_allclose(cube[:3], [0.425, -0.1, 0.02], atol=0.03)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
-def test_experts_solve_most_episodes(world: str) -> None:
+def test_experts_solve_nearly_all_episodes(open_env: Open, world: str) -> None:
     suite = suite_of(world)
-    env = suite.make_env()
+    env = open_env(suite)
     for task in suite.tasks:
         solved = [run_expert(suite, env, task, goal)[0] for goal in range(20)]
         print(f"{task}: {sum(solved)} of {len(solved)}")
-        assert sum(solved) >= 10
-    env.close()
+        assert sum(solved) >= 18
 
 
 def test_play_is_recorded_and_says_what_was_pursued(tmp_path: Path) -> None:
     suite = OGBench(tasks=("scene-task1",))
     assert isinstance(suite, Playful)
-    result = collect(suite, tmp_path, episodes=2, steps=150, workers=1, progress=False)
+    result = collect(suite, tmp_path, episodes=2, steps=80, workers=1, progress=False)
     episodes = LeRobotDataset(tmp_path)
     check_episodes(episodes)
-    assert [len(episode) for episode in episodes] == [150, 150]
-    assert sum(result.subtasks.values()) >= 4
+    assert [len(episode) for episode in episodes] == [80, 80]
+    assert sum(result.subtasks.values()) >= 3
     assert not np.array_equal(episodes[0].state[0], episodes[1].state[0])
     assert episodes.spec.state_dim == suite.sizes.state_dim
 
@@ -228,17 +241,16 @@ def test_a_tower_is_built_from_below() -> None:
     assert first.index == 1
 
 
-def test_targets_of_handles_are_where_the_library_has_them() -> None:
-    suite = OGBench(tasks=("scene-task1",))
-    env = suite.make_env()
+def test_targets_of_handles_are_where_the_library_has_them(open_env: Open) -> None:
+    env = open_env(OGBench(tasks=("scene-task1",)))
     env.reset(options={"goal": 0})
-    scene = Scene.from_vector(env.full_observation[40:], suite.world)
+    scene = Scene.from_vector(env.full_observation[40:], WORLDS["scene"])
     for kind, site in (("drawer", "drawer_handle_center"), ("window", "window_handle_center")):
         target = scene.goal_slides[("drawer", "window").index(kind)]
         found = _info(scene, Subtask(kind, 0, (float(target),), ""))  # type: ignore[arg-type]
-        expected = env._simulator.data.site(f"{site}_target").xpos  # type: ignore[union-attr]
+        expected = env._simulator.data.site(f"{site}_target").xpos
         np.testing.assert_allclose(
-            found[f"privileged/target_{kind}_handle_pos"], expected, atol=1e-6
+            found[f"privileged/target_{kind}_handle_pos"], expected, atol=1e-3
         )
 
 
@@ -251,20 +263,21 @@ def test_every_wording_belongs_to_one_task(world: str) -> None:
             assert owners.setdefault(text, task) == task, text
 
 
-def test_pixels_hide_the_goal_and_films_show_it() -> None:
-    hidden = OGBench(tasks=("cube-single-task1",), observation="pixels")
+def test_pixels_hide_the_goal_and_films_show_it(open_env: Open) -> None:
+    hidden = OGBench(tasks=("cube-single-task1",), observation="pixels", image_size=(8, 8))
     shown = OGBench(tasks=("cube-single-task1",))
     alphas = []
     for suite in (hidden, shown):
-        simulator = suite.open_simulator("cube-single-task1")
-        simulator.reset(0)
+        env = open_env(suite)
+        env.reset(options={"goal": 0})
+        simulator = env._simulator
         alphas.append(simulator.model.geom_rgba[simulator._env._cube_target_geom_ids_list[0], 3])
     assert (alphas[0] == 0).all()
     assert (alphas[1] > 0).all()
 
 
-def test_suites_that_mix_worlds_or_hide_what_they_show_are_refused() -> None:
-    with pytest.raises(ValueError, match="tasks are of the worlds puzzle-4x5, scene"):
+def test_suites_that_mix_sizes_or_hide_what_they_show_are_refused() -> None:
+    with pytest.raises(ValueError, match="scene-task1 has state_dim 40, not 99, max_steps 750"):
         OGBench(tasks=("puzzle-4x5-task1", "puzzle-4x5-task2", "scene-task1"))
     with pytest.raises(ValueError, match="observation must be state or mixed"):
         OGBench(observation="pixels", goal_visible=True)

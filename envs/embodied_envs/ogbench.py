@@ -43,7 +43,7 @@ _ROOM = 0.2  # m by which a cube may leave the workspace before the library call
 
 @dataclass(frozen=True)
 class OGBench(SimulatedSuite):
-    """Evaluation tasks of one of OGBench's manipulation worlds, such as "scene-task3".
+    """Evaluation tasks of OGBench's manipulation worlds, such as "scene-task3".
 
     Actions are (5,) in [-1, 1]: the gripper's displacement (5 cm in a step at 1), yaw (0.3 rad) and
     closing. Goal i of a benchmark seed is the initial state that the library draws with a seed made
@@ -66,12 +66,6 @@ class OGBench(SimulatedSuite):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        worlds = sorted({_world_of(task) for task in self.tasks})
-        if len(worlds) > 1:
-            raise ValueError(
-                f"tasks are of the worlds {', '.join(worlds)}, whose states mean different things: "
-                "make a suite of its own for each"
-            )
         if self.goal_visible and self.observation == "pixels":
             raise ValueError("goal_visible shows a state, so observation must be state or mixed")
 
@@ -83,15 +77,10 @@ class OGBench(SimulatedSuite):
         sizes = super()._sizes_of(task)
         return sizes._replace(state_dim=sizes.state_dim * (2 if self.goal_visible else 1))
 
-    @property
-    def world(self) -> World:
-        """What stands on the table."""
-        return WORLDS[_world_of(self.tasks[0])]
-
     def open_simulator(self, task: str) -> Simulator:
         """A simulator of a task."""
         seen = self.observation != "state"
-        return _Simulator(self.world, _number_of(task), seen, self.goal_visible)
+        return _Simulator(_world_of(task), _number_of(task), seen, self.goal_visible)
 
     def expert(self, task: str, *, seed: int = 0) -> Expert:
         """The library's Markovian oracles, given the sub-tasks that lead to the task's goal.
@@ -99,14 +88,20 @@ class OGBench(SimulatedSuite):
         In another task's scene it goes for its own goal all the same, where that can be reached.
         """
         check_choice("task", task, self.tasks)
-        goal = Goal.of(_tasks_of_library(self.world)[_number_of(task) - 1])
-        return OracleExpert(self.world, functools.partial(_toward, goal), "markov", seed)
+        world = _world_of(task)
+        goal = Goal.of(_tasks_of_library(world)[_number_of(task) - 1])
+        return OracleExpert(world, functools.partial(_toward, goal), "markov", seed)
 
     def playground(self, steps: int) -> Playground:
-        """The same world with scenes at random and nothing to reach."""
-        fields = {name: getattr(self, name) for name in ("observation", "cameras", "image_size")}
-        task = f"{_world_of(self.tasks[0])}-{PLAY}"
-        return Playground(tasks=(task,), action_repeat=self.action_repeat, steps=steps, **fields)
+        """The first task's world with scenes at random and nothing to reach."""
+        return Playground(
+            tasks=(f"{_name_of(self.tasks[0])}-{PLAY}",),
+            observation=self.observation,
+            cameras=self.cameras,
+            image_size=self.image_size,
+            action_repeat=self.action_repeat,
+            steps=steps,
+        )
 
 
 @dataclass(frozen=True)
@@ -129,14 +124,14 @@ class Playground(OGBench):
 
     def open_simulator(self, task: str) -> Simulator:
         """A simulator of random scenes."""
-        return _Simulator(self.world, None, self.observation != "state", False)
+        return _Simulator(_world_of(task), None, self.observation != "state", False)
 
     def expert(self, task: str, *, seed: int = 0) -> Expert:
         """One who plays."""
         check_choice("task", task, self.tasks)
         stacking = np.random.default_rng([seed, 1]).uniform(0.0, 0.5)
         choose = functools.partial(next_in_play, stacking=stacking)
-        return OracleExpert(self.world, choose, "plan", seed)
+        return OracleExpert(_world_of(task), choose, "plan", seed)
 
 
 class _Simulator:
@@ -258,8 +253,12 @@ def _import_library() -> None:
         ) from error
 
 
-def _world_of(task: str) -> str:
+def _name_of(task: str) -> str:
     return task.rpartition("-")[0]
+
+
+def _world_of(task: str) -> World:
+    return WORLDS[_name_of(task)]
 
 
 def _number_of(task: str) -> int:
@@ -269,7 +268,7 @@ def _number_of(task: str) -> int:
 @functools.cache
 def _play_catalogue(steps: int) -> Mapping[str, TaskFacts]:
     texts = Texts("play", ("play with everything", "do what comes to mind"), ("amuse yourself",))
-    facts_of = {_world_of(task): facts for task, facts in read_catalogue("ogbench").items()}
+    facts_of = {_name_of(task): facts for task, facts in read_catalogue("ogbench").items()}
     return {
         f"{world}-{PLAY}": replace(facts, max_steps=steps, threshold=math.inf, texts=texts)
         for world, facts in facts_of.items()
