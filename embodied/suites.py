@@ -6,7 +6,7 @@ data collectors and the core can share it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -92,6 +92,31 @@ class Suite(Protocol):
         self, *, render_size: tuple[int, int] | None = None
     ) -> gymnasium.Env[Any, Any]: ...
     def expert(self, task: str, *, seed: int = 0) -> Expert: ...
+
+
+@runtime_checkable
+class Player(Protocol):
+    """An expert that pursues one sub-task after the other within an episode."""
+
+    @property
+    def pursuits(self) -> Sequence[tuple[int, str]]:
+        """Each sub-task so far: the number of its first action, from 0, and what it is in words."""
+        ...
+
+    def __call__(self, observation: NDArray[np.floating[Any]], /) -> NDArray[np.float32]: ...
+
+
+@runtime_checkable
+class Playful(Protocol):
+    """A suite with a place to play, where nothing in particular is asked (Lynch et al. 2020)."""
+
+    def playground(self, steps: int) -> Suite:
+        """A suite of one task that is never solved, with the spaces of this one.
+
+        Its episodes begin in random scenes, do not terminate and last `steps` steps; its expert is
+        a `Player`; its words are general ones, such as "play".
+        """
+        ...
 
 
 @runtime_checkable

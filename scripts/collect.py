@@ -31,6 +31,8 @@ def show(collection: Collection) -> None:
     print(f"{collection.num_episodes} episodes in {collection.root}")
     for task, rate in collection.success_rate.items():
         print(f"{rate:7.1%} solved  {task}")
+    for subtask, count in collection.subtasks.items():
+        print(f"{count:7d} times  {subtask}")
     print(f"{collection.num_retries} unstable episodes were run again")
 
 

@@ -15,6 +15,7 @@ import json
 import logging
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -50,12 +51,14 @@ class Collection:
     Attributes:
         success_rate: task -> share of its own expert's episodes that solved it.
         num_retries: how many unstable episodes were thrown away and run with another seed.
+        subtasks: words of each sub-task that a `Player` pursued -> how often it was begun.
     """
 
     root: Path
     num_episodes: int
     success_rate: Mapping[str, float]
     num_retries: int
+    subtasks: Mapping[str, int]
 
 
 def collect(
@@ -299,11 +302,13 @@ def _spec(suite: Suite) -> Spec:
 def _summary(root: Path) -> Collection:
     entries = read_catalog(root).entries
     solved: dict[str, list[bool]] = {}
+    subtasks: Counter[str] = Counter()
     num_retries = 0
     for entry in entries:
         info = json.loads(entry.info)
         num_retries += info["retries"]
+        subtasks.update(words for _, words in info.get("subtasks", ()))
         if info["expert"] == info["task"]:
             solved.setdefault(info["task"], []).append(entry.flags["success"])
     rates = {task: sum(flags) / len(flags) for task, flags in solved.items()}
-    return Collection(root, len(entries), rates, num_retries)
+    return Collection(root, len(entries), rates, num_retries, dict(sorted(subtasks.items())))

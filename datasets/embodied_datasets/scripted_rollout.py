@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.structs import Episode
-from embodied.suites import Assignment, Suite
+from embodied.suites import Assignment, Expert, Player, Suite
 
 _Item = TypeVar("_Item")
 
@@ -65,7 +65,8 @@ def run_episode(
     suite = settings.suite
     assignment, expert_task, noise = _assign(settings, job, attempt)
     limit = settings.cross_instruction_steps if job.cross else settings.max_steps
-    act = _noisy_expert(env, suite, expert_task, noise, settings.noise_hold, assignment.seed)
+    expert = suite.expert(expert_task, seed=assignment.seed)
+    act = _noisy_expert(env, expert, noise, settings.noise_hold, assignment.seed)
     options = {
         "task": assignment.task,
         "goal": assignment.goal,
@@ -112,17 +113,24 @@ def run_episode(
             "seed": assignment.seed,
             "noise": noise,
             "retries": attempt,
+            **_subtasks(expert),
         },
     )
 
 
+def _subtasks(expert: Expert) -> dict[str, Any]:
+    """What a player pursued: [[first frame, words], ...], each until the next one begins."""
+    if not isinstance(expert, Player):
+        return {}
+    return {"subtasks": [[int(start), words] for start, words in expert.pursuits]}
+
+
 def _noisy_expert(
-    env: gymnasium.Env[Any, Any], suite: Suite, task: str, noise: float, hold: int, seed: int
+    env: gymnasium.Env[Any, Any], expert: Expert, noise: float, hold: int, seed: int
 ) -> Callable[[Mapping[str, Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """What maps observations to (the action to execute, the expert's own), each (A,)."""
     space = env.action_space
     assert isinstance(space, gymnasium.spaces.Box)
-    expert = suite.expert(task, seed=seed)
     random = np.random.default_rng([seed, 1])  # not the environment's stream of the same seed
     pushes = (random.standard_normal(space.shape) for _ in itertools.count())
     push = itertools.chain.from_iterable(itertools.repeat(x, hold) for x in pushes)
