@@ -279,10 +279,15 @@ def assess(
         rate = figures.success()
         print(
             f"{name}: {rate.mean:.3f} [{rate.low:.3f}, {rate.high:.3f}] n={len(figures.valid)}"
-            f"{_cost(figures, evaluation)}"
+            f"{_cost(figures, evaluation)}{_metrics(figures)}"
         )
     print(f"report: {run / 'report.html'}")
     return run / RESULTS_FILE
+
+
+def _metrics(figures: Evaluation) -> str:
+    found = figures.metrics().items()
+    return "".join(f", {name} {e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" for name, e in found)
 
 
 def _cost(figures: Evaluation, base: Evaluation) -> str:
