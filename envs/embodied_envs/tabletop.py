@@ -25,6 +25,7 @@ from embodied_envs.tabletop_tasks import PLAY, STATE_DIM, TASKS, Task
 from embodied_envs.tabletop_text import tabletop_texts
 
 MAX_STEPS = 200
+CAMERAS = ("front", "top", "side")
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,19 @@ class Tabletop(SimulatedSuite):
 
     Attributes:
         tasks: any of `embodied_envs.tabletop_tasks.TASKS`; all of them by default.
+        cameras: any of `CAMERAS`, or their numbers.
     """
 
     library: ClassVar[str] = "tabletop"
 
     tasks: tuple[str, ...] = tuple(TASKS)
+    cameras: tuple[int | str, ...] = ("front",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for camera in self.cameras:
+            if camera not in range(-1, len(CAMERAS)):
+                check_choice("camera", camera, CAMERAS)
 
     @property
     def name(self) -> str:

@@ -7,7 +7,6 @@ lies in their path and, in two-step tasks, which block comes first and into whic
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 
 from embodied_envs.scene import REACH
 from embodied_envs.tabletop_tasks import (
-    BLOCKS,
     SIDES,
     TASKS,
     ZONES,
@@ -141,13 +139,13 @@ def _around(start: Vector, goal: Vector, obstacles: list[Vector], side: float) -
     left = _turned(along, np.pi / 2)
     ahead = [(float((x - start) @ along), float((x - start) @ left), x) for x in obstacles]
     blocking = [
-        (forth, aside, x)
+        (forth, x)
         for forth, aside, x in ahead
         if 0.0 < forth < length + 0.5 * _CLEAR and abs(aside) < _CLEAR - 0.01
     ]
     if not blocking:
         return goal
-    _, aside, obstacle = min(blocking, key=lambda item: item[0])
+    _, obstacle = min(blocking, key=lambda item: item[0])
     points = [obstacle + sign * (_CLEAR + 0.01) * left for sign in (side, -side)]
     return next((point for point in points if _inside(point, _INNER)), points[0])
 
@@ -166,8 +164,8 @@ def _drive(view: View, place: Vector, along: Vector, start: Vector, distance: fl
 
 def _slide(view: View, direction: float) -> Vector:
     """Pushes or pulls the drawer's handle from within."""
-    grip = _HANDLE + [_DRAWER_RANGE * view.drawer, 0.0]
-    away = view.finger - [*grip, 0.0]
+    grip = _HANDLE + np.array([_DRAWER_RANGE * view.drawer, 0.0])
+    away = view.finger - np.array([*grip, 0.0])
     if away[2] < 0.035 and np.abs(away[:2]).max() < 0.03:
         return np.array([view.finger[0] + 0.025 * direction, grip[1], 0.02])
     return _reach(view, grip, 0.02)
@@ -186,9 +184,7 @@ def _reach(view: View, place: Vector, height: float) -> Vector:
 
 def _is_free(place: Vector, blocks: Mapping[str, Vector]) -> bool:
     """Whether the finger can come down at a place."""
-    return _inside(place, _EDGE) and all(
-        np.linalg.norm(place - x) > _ROOM for x in blocks.values()
-    )
+    return _inside(place, _EDGE) and all(np.linalg.norm(place - x) > _ROOM for x in blocks.values())
 
 
 def _inside(place: Vector, area: NDArray[np.float64]) -> bool:

@@ -68,8 +68,8 @@ class View:
     """The state (36,) in names; positions in m.
 
     In this order: the fingertip xyz and its target xyz; for each of `BLOCKS` its xy, its xy as seen
-    from the fingertip, and the cosine and sine of its yaw; for each of `ZONES` x and y; how far the drawer is open and the button
-    down, each in [0, 1].
+    from the fingertip, and the cosine and sine of its yaw; for each of `ZONES` its xy; how far the
+    drawer is open and the button down, each in [0, 1].
     """
 
     finger: Vector
@@ -117,9 +117,7 @@ def parts_done(task: Task, view: View, *, margin: float = 0.0) -> tuple[bool, ..
 def zones_filled(task: Task, view: View, *, margin: float = 0.0) -> tuple[bool, ...]:
     """For the best assignment of the task's two blocks to the zones, which zones hold theirs."""
     options = [
-        tuple(
-            _lies("zone", b, z, view, margin) for b, z in zip(task.blocks, zones, strict=True)
-        )
+        tuple(_lies("zone", b, z, view, margin) for b, z in zip(task.blocks, zones, strict=True))
         for zones in itertools.permutations(ZONES)
     ]
     return max(options, key=sum)
