@@ -240,9 +240,15 @@ def test_the_button_lights_while_it_is_pressed() -> None:
     assert lamp.rgba[0] < 0.6
 
 
-@pytest.mark.parametrize("task", ["both-red-blue", "open-drawer"])
-def test_a_task_keeps_the_contract(task: str) -> None:
-    check_env(Tabletop(tasks=(task,)))
+def test_tasks_that_share_a_simulator_keep_the_contract() -> None:
+    suite = Tabletop(tasks=("both-red-blue", "open-drawer", "press-button"))
+    check_env(suite)
+    env = suite.make_env()
+    first = env._simulator
+    for task in suite.tasks:
+        env.reset(options={"task": task, "goal": 0})
+        assert env._simulator is first
+        assert first.task == TASKS[task]
 
 
 @pytest.mark.slow

@@ -58,6 +58,13 @@ class SimulatedSuite(ABC):
     def open_simulator(self, task: str) -> Simulator:
         """A simulator of one of the tasks; imports the library."""
 
+    def retask(self, simulator: Simulator, task: str) -> bool:
+        """Gives an open simulator another task; False where that needs a simulator of its own.
+
+        It spares the renderers, which are bound to a model.
+        """
+        return False
+
     def __post_init__(self) -> None:
         for name in ("tasks", "cameras"):  # a configuration file gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))

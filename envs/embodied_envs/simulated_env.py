@@ -227,7 +227,10 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self._drawn = None
 
     def _simulator_of(self, task: str) -> Simulator:
-        """The simulator of the task, kept while the task stays."""
+        """The simulator of the task, kept while the task stays or the simulator takes another."""
+        simulator = self._simulator
+        if simulator is not None and task != self._task and self._suite.retask(simulator, task):
+            self._task = task
         if self._simulator is None or task != self._task:
             self.close()
             self._task, self._simulator = task, self._suite.open_simulator(task)

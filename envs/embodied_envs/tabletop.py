@@ -19,6 +19,7 @@ from embodied_envs.catalogue import TaskFacts
 from embodied_envs.options import check_choice
 from embodied_envs.scene import RATE_HZ
 from embodied_envs.simulated import SimulatedSuite
+from embodied_envs.simulated_env import Simulator
 from embodied_envs.tabletop_experts import TabletopExpert, TabletopPlayer
 from embodied_envs.tabletop_scene import TabletopScene
 from embodied_envs.tabletop_tasks import PLAY, STATE_DIM, TASKS, Task
@@ -65,6 +66,12 @@ class Tabletop(SimulatedSuite):
     def open_simulator(self, task: str) -> TabletopScene:
         """The scene, judged by the task."""
         return TabletopScene(TASKS[task])
+
+    def retask(self, simulator: Simulator, task: str) -> bool:
+        """One scene serves all tasks."""
+        assert isinstance(simulator, TabletopScene)
+        simulator.task = TASKS[task]
+        return True
 
     def expert(self, task: str, *, seed: int = 0) -> Expert:
         """Takes the state (S,); the seed draws its way."""

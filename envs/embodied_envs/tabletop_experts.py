@@ -8,7 +8,7 @@ lies in their path and, in two-step tasks, which block comes first and into whic
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class TabletopExpert:
         parts = list(zip(task.blocks, targets, strict=True)) if task.blocks else []
         self.order = [parts[i] for i in random.permutation(len(parts))]
 
-    def __call__(self, state: NDArray[np.floating]) -> NDArray[np.float32]:
+    def __call__(self, state: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         view = View.of(state)
         goal = self._aim(view)
         return np.clip((goal - view.target) / REACH, -1.0, 1.0).astype(np.float32)
@@ -100,7 +100,7 @@ class TabletopPlayer:
         self._expert = TabletopExpert(Task("play"))
         self.pursuits: list[tuple[int, str]] = []
 
-    def __call__(self, state: NDArray[np.floating]) -> NDArray[np.float32]:
+    def __call__(self, state: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         view = View.of(state)
         if self._is_over(view):
             self._choose(view)

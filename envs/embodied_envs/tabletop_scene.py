@@ -41,6 +41,9 @@ class TabletopScene(Scene):
     Episodes terminate with the task. The reward is 1 once, when the task is done; in two-step tasks
     0.49 when the first block enters a zone and 0.51 when both lie in different ones, in any
     assignment. Info holds `result`, the share of the task's parts that are done.
+
+    Attributes:
+        task: what is judged; may be replaced before a reset.
     """
 
     file = "tabletop.xml"
@@ -49,7 +52,7 @@ class TabletopScene(Scene):
 
     def __init__(self, task: Task) -> None:
         super().__init__()
-        self._task = task
+        self.task = task
         self._blocks = np.array([self._address(f"{name}-block") for name in BLOCKS])
         self._zones = [int(self.model.body(f"{name}-zone").mocapid[0]) for name in ZONES]
         joints = [self.model.joint(name) for name in ("drawer", "button")]
@@ -105,7 +108,7 @@ class TabletopScene(Scene):
         self._show_lamp(view.button)
         result = float(np.mean(self._done(view)))
         gained, self._reward = self._reward, max(self._reward, self._earned(view, result))
-        filled = sum(zones_filled(self._task, view)) if len(self._task.blocks) == 2 else 0
+        filled = sum(zones_filled(self.task, view)) if len(self.task.blocks) == 2 else 0
         metrics = {
             "reward": self._reward,
             "result": result,
@@ -115,17 +118,17 @@ class TabletopScene(Scene):
         return self._reward - gained, {"result": result, "metrics": metrics}
 
     def _done(self, view: View) -> tuple[bool, ...]:
-        done = parts_done(self._task, view) or (False,)
-        if self._task.kind != "block":
+        done = parts_done(self.task, view) or (False,)
+        if self.task.kind != "block":
             return done
-        other = self._task.targets[0]
+        other = self.task.targets[0]
         moved = np.linalg.norm(view.blocks[other] - self._start[other])
         return (done[0] and bool(moved <= STAYS),)
 
     def _earned(self, view: View, result: float) -> float:
-        if len(self._task.blocks) < 2:
+        if len(self.task.blocks) < 2:
             return float(result == 1.0)
-        return (0.0, FIRST, FIRST + SECOND)[sum(zones_filled(self._task, view))]
+        return (0.0, FIRST, FIRST + SECOND)[sum(zones_filled(self.task, view))]
 
     def _show_lamp(self, button: float) -> None:
         self.model.geom_rgba[self._lamp] = LAMP[button >= PRESSED]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,18 +80,18 @@ class View:
     button: float
 
     @classmethod
-    def of(cls, state: NDArray[np.floating]) -> View:
+    def of(cls, state: NDArray[np.floating[Any]]) -> View:
         """Names the numbers of a state."""
-        state = np.asarray(state, np.float64)
-        rows = state[6:30].reshape(-1, 6)
-        zones = state[30:34].reshape(-1, 2)
+        x: Vector = np.asarray(state, np.float64)
+        rows = x[6:30].reshape(-1, 6)
+        zones = x[30:34].reshape(-1, 2)
         return cls(
-            finger=state[:3],
-            target=state[3:6],
+            finger=x[:3],
+            target=x[3:6],
             blocks={name: row[:2] for name, row in zip(BLOCKS, rows, strict=True)},
             zones=dict(zip(ZONES, zones, strict=True)),
-            drawer=float(state[34]),
-            button=float(state[35]),
+            drawer=float(x[34]),
+            button=float(x[35]),
         )
 
 
