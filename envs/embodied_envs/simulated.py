@@ -33,9 +33,9 @@ class SimulatedSuite(ABC):
             with what the robot senses of itself as the state: the length and the velocity of each
             actuator (2A,), or a part of the vector (`TaskFacts.own`); "mixed" is images with the
             library's vector.
-        cameras: numbers of cameras of the model, observed as "camera0" and so on, the first one
-            drawn by `render`. -1 is the scene from a distance, observed as "overview"; so is 0
-            where a model has no camera.
+        cameras: numbers or names of cameras of the model, the first one drawn by `render`; a number
+            is observed as "camera0" and so on, a name as itself. -1 is the scene from a distance,
+            observed as "overview"; so is 0 where a model has no camera.
         image_size: (h, w) of an observed image in pixels.
         render_profile: how observed images are drawn (see `embodied_envs.rendering.PROFILES`).
         action_repeat: control steps for which an action is held; their rewards are summed.
@@ -47,7 +47,7 @@ class SimulatedSuite(ABC):
 
     tasks: tuple[str, ...]
     observation: Literal["state", "pixels", "mixed"] = "state"
-    cameras: tuple[int, ...] = (0,)
+    cameras: tuple[int | str, ...] = (0,)
     image_size: tuple[int, int] = (84, 84)
     render_profile: str = "faithful"
     action_repeat: int = 1
@@ -80,8 +80,8 @@ class SimulatedSuite(ABC):
         for name, least in (("action_repeat", 1), ("num_goals", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
-        if min(self.cameras) < OVERVIEW:
-            raise ValueError(f"cameras must be numbers from -1, got {self.cameras}")
+        if any(isinstance(camera, int) and camera < OVERVIEW for camera in self.cameras):
+            raise ValueError(f"cameras must be names or numbers from -1, got {self.cameras}")
         common_sizes({task: self._sizes_of(task) for task in self.tasks})
 
     def _sizes_of(self, task: str) -> Sizes:

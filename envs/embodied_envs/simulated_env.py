@@ -85,7 +85,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": max(1, round(suite.rate_hz))}
         self.render_mode = None if render_size is None else "rgb_array"
         cameras = () if suite.observation == "state" else suite.cameras
-        self._cameras = {"overview" if i == OVERVIEW else f"camera{i}": i for i in cameras}
+        self._cameras = {_observed_as(camera): camera for camera in cameras}
         self._task = suite.tasks[0]
         self._simulator: Simulator | None = suite.open_simulator(self._task)
         self.action_space = _action_space(self._simulator)
@@ -98,7 +98,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
                 },
             }
         )
-        self._renderers: dict[tuple[int, tuple[int, int], Profile], FrameRenderer] = {}
+        self._renderers: dict[tuple[int | str, tuple[int, int], Profile], FrameRenderer] = {}
         self._drawn: mujoco.MjModel | None = None  # the model that the renderers are bound to
         self._running = False
         self._horizon = suite.sizes.max_steps
@@ -209,8 +209,8 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
             state = self._full[own] if own else np.concatenate(motors)
         size, profile = self._suite.image_size, PROFILES[self._suite.render_profile]
         images = {
-            name: self._frame(simulator, number, size, profile, self.looks.values())
-            for name, number in self._cameras.items()
+            name: self._frame(simulator, camera, size, profile, self.looks.values())
+            for name, camera in self._cameras.items()
         }
         self._last = {"state": state.astype(np.float32), **images}
         return self._last
@@ -218,7 +218,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
     def _frame(
         self,
         simulator: Simulator,
-        camera: int,
+        camera: int | str,
         size: tuple[int, int],
         profile: Profile,
         looks: Iterable[Look] = (),
@@ -253,6 +253,12 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
                     f"{self.action_space}: make a suite of its own for it"
                 )
         return self._simulator
+
+
+def _observed_as(camera: int | str) -> str:
+    if isinstance(camera, str):
+        return camera
+    return "overview" if camera == OVERVIEW else f"camera{camera}"
 
 
 def _action_space(simulator: Simulator) -> gymnasium.Space[NDArray[np.float32]]:
