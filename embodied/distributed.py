@@ -98,3 +98,14 @@ def spread(policy: nn.Module, world: World, strategy: str) -> nn.Module:
             fully_shard(module)
     fully_shard(policy)
     return policy
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads(threads: int | None, world: World) -> None:
+    """Gives each process on this machine its share of the cores."""
+    share = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(threads or share)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from embodied.evaluation import Frames, evaluate
+from embodied.protocols import Protocol
 from embodied.report import Video
 from embodied.results import Evaluation, Outcome
 from embodied.rollout import Actor
+from embodied.simulators import open_envs
+from embodied.suites import Suite
 from embodied.video import encode_mp4
 
 logger = logging.getLogger(__name__)
@@ -71,3 +74,34 @@ def film(
         path.write_bytes(encode_mp4(reels[index], fps=rate_hz / every))
         videos.append(Video(f"{a.instruction} (goal {a.goal})", a.task, outcome.success, path))
     return videos
+
+
+def make_films(
+    config: Mapping[str, Any],
+    evaluation: Evaluation,
+    suite: Suite,
+    protocol: Protocol,
+    make_actor: Callable[[Any], Actor],
+    run: Path,
+) -> tuple[list[Video], str]:
+    """Films, or none and the reason why."""
+    settings = config["video"]
+    chosen = choose(evaluation, settings["per_task"])
+    if not chosen:
+        return [], "video.per_task is 0"
+    try:
+        with open_envs(suite, config["eval"], render_size=tuple(settings["size"])) as envs:
+            videos = film(
+                chosen,
+                make_actor=make_actor,
+                envs=envs,
+                folder=run / "videos",
+                max_steps=protocol.max_steps,
+                success=protocol.success,
+                every=settings["every"],
+                rate_hz=suite.rate_hz,
+            )
+    except (ImportError, RuntimeError) as error:  # no renderer or no encoder: results still count
+        logger.warning("no films: %s", error)
+        return [], str(error)
+    return videos, ""

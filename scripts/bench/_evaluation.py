@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from embodied.data.windows import Windows
+from embodied.distributed import available_cores
 from embodied.evaluation import evaluate
-from embodied.experiment import available_cores
 from embodied.noise import RowNoise
 from embodied.policies.base import Policy
 from embodied.protocols import Protocol
