@@ -19,6 +19,7 @@ from embodied.loading import load_policy
 from embodied.loggers import read_jsonl
 from embodied.policies.base import Policy
 from embodied.preflight import check_config, check_policy
+from embodied.probes import opened, probes
 from embodied.protocols import Protocol, other_task
 from embodied.report import write_report
 from embodied.results import RESULTS_FILE, Evaluation, versions, write_results
@@ -82,18 +83,14 @@ def assess(
 
     with open_envs(suite, settings) as envs, clock.phase("evaluate"):
         main_evaluation = judge(make_actor, envs, suite, protocol, "evaluate")
-        probes = {
-            name: judge(make_actor, envs, suite, instantiate(node), name)
-            for name, node in config.get("probes", {}).items()
-        }
-        probes |= obeying_experts(envs, suite, config, probes)
+        found = probe(config, make_actor, suite, envs)
     if config.get("robustness"):
         with clock.phase("robustness"):
-            probes |= perturbed(config, make_actor, suite, protocol)
+            found |= perturbed(config, make_actor, suite, protocol)
     evaluation = replace(
         main_evaluation,
         checkpoint=source or str(run / "checkpoints"),
-        probes=probes,
+        probes=found,
         versions=versions(),
         fingerprint=fingerprint,
         config=dict(config),
@@ -103,7 +100,7 @@ def assess(
     with clock.phase("film"):
         videos, problem = make_films(config, evaluation, suite, protocol, make_actor, run)
     metrics = run / "metrics.jsonl"
-    reference = probes.get("other_instruction_expert")
+    reference = found.get("other_instruction_expert")
     write_report(
         run / "report.html",
         title=f"{suite.name}: {protocol.name}",
@@ -114,7 +111,7 @@ def assess(
         wall_clock=clock.seconds,
         chance=reference.success().mean if reference else None,
     )
-    for name, figures in {protocol.name: evaluation, **probes}.items():
+    for name, figures in {protocol.name: evaluation, **found}.items():
         rate = figures.success()
         print(
             f"{name}: {rate.mean:.3f} [{rate.low:.3f}, {rate.high:.3f}] n={len(figures.valid)}"
@@ -170,32 +167,38 @@ def judge(
     )
 
 
-def obeying_experts(
-    envs: Any, suite: Suite, config: Config, probes: Mapping[str, Evaluation]
+def probe(
+    config: Config, make_actor: Callable[[Any], Actor], suite: Suite, envs: Any
 ) -> dict[str, Evaluation]:
+    """The episodes of every probe; where the words are another task's, also its expert's.
+
+    Args:
+        envs: vector environments over `suite`, for the probes that have no suite of their own.
+    """
+    found = {}
+    for name, protocol in probes(config).items():
+        with opened(protocol, suite, envs, config["eval"]) as (place, open_there):
+            found[name] = judge(make_actor, open_there, place, protocol, name)
+            if protocol.wording == "other" and has_experts(place):
+                found[f"{name}_expert"] = obeying_experts(open_there, place, protocol, name)
+    return found
+
+
+def obeying_experts(envs: Any, suite: Suite, protocol: Protocol, description: str) -> Evaluation:
     """What the other task's scripted expert gets in each scene: the chance level of obedience.
 
     Some tasks solve one another (who pushes a puck to a goal has also reached it), so the rate of
     a policy that does as it is told is not zero when it is told another task. Where the suite has
     no experts the chance level stays unknown.
     """
-    found = {}
-    for name, node in config.get("probes", {}).items() if has_experts(suite) else ():
-        protocol: Protocol = instantiate(node)
-        if protocol.wording == "other":
 
-            def expert(assignment: Assignment) -> Any:
-                task = other_task(suite, assignment.task, assignment.goal)
-                return suite.expert(task, seed=assignment.seed)
+    def expert(assignment: Assignment) -> Any:
+        task = other_task(suite, assignment.task, assignment.goal)
+        return suite.expert(task, seed=assignment.seed)
 
-            width = envs.single_action_space.shape[0]
-            found[f"{name}_expert"] = judge(
-                lambda envs, expert=expert, width=width: ExpertActor(  # type: ignore[misc]
-                    expert, envs.num_envs, action_dim=width
-                ),
-                envs,
-                suite,
-                replace(protocol, name=f"{protocol.name}-expert"),
-                f"{name} (expert)",
-            )
-    return found
+    def make_actor(envs: Any) -> Actor:
+        width = envs.single_action_space.shape[0]
+        return ExpertActor(expert, envs.num_envs, action_dim=width)
+
+    named = replace(protocol, name=f"{protocol.name}-expert")
+    return judge(make_actor, envs, suite, named, f"{description} (expert)")

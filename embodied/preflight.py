@@ -9,6 +9,7 @@ import gymnasium
 
 from embodied.build import ConfigError, instantiate
 from embodied.policies.base import Policy
+from embodied.probes import check_protocols, probes
 from embodied.robustness import check_arms
 from embodied.structs import Spec
 from embodied.suites import Suite
@@ -37,8 +38,7 @@ def check_config(config: Config, suite: Suite) -> None:
     problems = [line for key, least in _COUNTS for line in _count_problems(config, key, least)]
     if problems:
         raise ConfigError("\n".join(problems))
-    for node in (config["protocol"], *config.get("probes", {}).values()):
-        instantiate(node).assignments(suite)
+    check_protocols(config, suite)
     check_arms(config, suite, instantiate(config["protocol"]))
 
 
@@ -51,18 +51,19 @@ def _count_problems(config: Config, key: str, least: int) -> list[str]:
 
 
 def check_policy(config: Config, policy: Policy, suite: Suite) -> None:
-    """Raises ValueError unless the policy can act in the suite as the config asks."""
+    """Raises ValueError unless the policy can act in the suite, and in those of the probes."""
     action_horizon = config["eval"]["action_horizon"]
     if type(action_horizon) is not int or not 1 <= action_horizon <= policy.pred_horizon:
         raise ConfigError(
             f"E_CONFIG_VALUE: eval.action_horizon must lie in [1, {policy.pred_horizon}] (the "
             f"policy's pred_horizon), got {action_horizon!r}"
         )
-    env = suite.make_env()
-    try:
-        check_spaces(policy.spec, env.observation_space, env.action_space, name=suite.name)
-    finally:
-        env.close()
+    for each in (suite, *(probe.suite for probe in probes(config).values() if probe.suite)):
+        env = each.make_env()
+        try:
+            check_spaces(policy.spec, env.observation_space, env.action_space, name=each.name)
+        finally:
+            env.close()
 
 
 def check_spaces(
