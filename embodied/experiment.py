@@ -44,6 +44,8 @@ HARMLESS = (
     "algorithm.strategy",
     "logger*",
     "eval.*",
+    "shards",
+    "launcher*",
     "video.*",
     "protocol.*",
     "probes*",

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from embodied.evaluation import Frames, evaluate
+from embodied.policies.base import Policy
 from embodied.protocols import Protocol
 from embodied.report import Video
 from embodied.results import Evaluation, Outcome
 from embodied.rollout import Actor
+from embodied.shards import control
 from embodied.simulators import open_envs
 from embodied.suites import Suite
 from embodied.video import encode_mp4
@@ -81,7 +83,7 @@ def make_films(
     evaluation: Evaluation,
     suite: Suite,
     protocol: Protocol,
-    make_actor: Callable[[Any], Actor],
+    policy: Policy,
     run: Path,
 ) -> tuple[list[Video], str]:
     """Films, or none and the reason why."""
@@ -93,7 +95,7 @@ def make_films(
         with open_envs(suite, config["eval"], render_size=tuple(settings["size"])) as envs:
             videos = film(
                 chosen,
-                make_actor=make_actor,
+                make_actor=lambda envs: control(policy, envs, config["eval"]),
                 envs=envs,
                 folder=run / "videos",
                 max_steps=protocol.max_steps,

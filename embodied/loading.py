@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
+from torch import Tensor
 
 from embodied import checkpoint
 from embodied.build import instantiate, read_stored
@@ -50,8 +53,46 @@ def load_policy(
     found = checkpoint.latest(run) if run.is_dir() else checkpoint.load(path)
     if found is None:
         raise checkpoint.CheckpointError(f"E_CKPT_MISSING: no checkpoint in {run}; train first")
-    config = read_stored(found.documents["config"])
-    policy = build_policy(config, Spec(**found.documents["spec"]), extra_targets)
-    check_tensors(policy.state_dict(), found.tensors["policy"])
-    policy.load_state_dict(dict(found.tensors["policy"]))
+    config, spec = read_stored(found.documents["config"]), Spec(**found.documents["spec"])
+    policy = _rebuild(config, spec, found.tensors["policy"], extra_targets)
     return policy.to(choose_device(device)).eval(), found
+
+
+def _rebuild(
+    config: Config, spec: Spec, tensors: Mapping[str, Tensor], extra_targets: Sequence[str]
+) -> Policy:
+    policy = build_policy(config, spec, extra_targets)
+    check_tensors(policy.state_dict(), tensors)
+    policy.load_state_dict(dict(tensors))
+    return policy
+
+
+@dataclass(frozen=True)
+class PackedPolicy:
+    """A policy on its way to another process, which may run on another machine.
+
+    It travels as a config and safetensors, like a checkpoint, so that building it runs no code of
+    the sender's. Bytes and not a path: the other machine may not see the disk, and all processes
+    get the very weights that the sender verified, whatever happens to its files meanwhile.
+    """
+
+    config: Config
+    spec: Spec
+    weights: bytes
+    extra_targets: tuple[str, ...] = ()
+
+    @classmethod
+    def pack(
+        cls, policy: Policy, config: Config, extra_targets: Sequence[str] = ()
+    ) -> PackedPolicy:
+        """The policy, given the config that it was built from."""
+        plain = {name: config[name] for name in ("policy", "seed")}
+        tensors = {name: x.detach().cpu().clone() for name, x in policy.state_dict().items()}
+        weights = safetensors.torch.save(tensors)
+        return cls(plain, policy.spec, weights, tuple(extra_targets))
+
+    def unpack(self, device: str) -> Policy:
+        """An equal policy on a device."""
+        tensors = safetensors.torch.load(self.weights)
+        policy = _rebuild(self.config, self.spec, tensors, self.extra_targets)
+        return policy.to(choose_device(device)).eval()

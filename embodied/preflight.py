@@ -8,8 +8,8 @@ from typing import Any
 import gymnasium
 
 from embodied.build import ConfigError, instantiate
+from embodied.parts import MAIN, asked
 from embodied.policies.base import Policy
-from embodied.probes import check_protocols, probes
 from embodied.robustness import check_arms
 from embodied.structs import Spec
 from embodied.suites import Suite
@@ -36,9 +36,11 @@ def check_config(config: Config, suite: Suite) -> None:
     none fails after training.
     """
     problems = [line for key, least in _COUNTS for line in _count_problems(config, key, least)]
+    problems += _evaluation_problems(config)
     if problems:
         raise ConfigError("\n".join(problems))
-    check_protocols(config, suite)
+    for part in asked(config, suite):
+        part.trials()
     check_arms(config, suite, instantiate(config["protocol"]))
 
 
@@ -50,6 +52,18 @@ def _count_problems(config: Config, key: str, least: int) -> list[str]:
     return [f"E_CONFIG_VALUE: {key} must be a whole number >= {least}, got {value!r}"]
 
 
+def _evaluation_problems(config: Config) -> list[str]:
+    shards, timeout_s = config["shards"], config["eval"]["timeout_s"]
+    found = []
+    if shards is not None and not (type(shards) is int and shards >= 1):
+        found.append(f"shards must be a whole number >= 1, or null, got {shards!r}")
+    if not (isinstance(timeout_s, int | float) and timeout_s > 0):
+        found.append(f"eval.timeout_s must be a number of seconds > 0, got {timeout_s!r}")
+    if MAIN in config.get("probes", {}):
+        found.append(f"probes.{MAIN} has the name of the main protocol; rename it")
+    return [f"E_CONFIG_VALUE: {line}" for line in found]
+
+
 def check_policy(config: Config, policy: Policy, suite: Suite) -> None:
     """Raises ValueError unless the policy can act in the suite, and in those of the probes."""
     action_horizon = config["eval"]["action_horizon"]
@@ -58,10 +72,14 @@ def check_policy(config: Config, policy: Policy, suite: Suite) -> None:
             f"E_CONFIG_VALUE: eval.action_horizon must lie in [1, {policy.pred_horizon}] (the "
             f"policy's pred_horizon), got {action_horizon!r}"
         )
-    for each in (suite, *(probe.suite for probe in probes(config).values() if probe.suite)):
-        env = each.make_env()
+    seen: list[Suite] = []  # suites need not be hashable
+    for part in asked(config, suite):
+        if part.suite in seen:
+            continue
+        seen.append(part.suite)
+        env = part.suite.make_env()
         try:
-            check_spaces(policy.spec, env.observation_space, env.action_space, name=each.name)
+            check_spaces(policy.spec, env.observation_space, env.action_space, name=part.suite.name)
         finally:
             env.close()
 

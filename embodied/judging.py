@@ -1,0 +1,109 @@
+"""Runs the parts of an evaluation together and tells each part's figures."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from embodied.build import instantiate
+from embodied.evaluation import Outcomes, Trial
+from embodied.gathering import gather
+from embodied.launchers import Launcher, Processes
+from embodied.loading import PackedPolicy
+from embodied.parts import Part
+from embodied.policies.base import Policy
+from embodied.progress import Progress
+from embodied.results import Evaluation
+from embodied.shards import Queue, Shard, play_queues, split
+from embodied.suites import Suite
+
+Config = Mapping[str, Any]
+
+
+def judge(config: Config, policy: Policy, parts: Sequence[Part]) -> dict[str, Evaluation]:
+    """Each part's evaluation, by its name.
+
+    Parts of one suite and one actor wait in one queue, so that slots idle only at the end of all of
+    them. Neither that nor the number of shards changes an outcome.
+    """
+    trials = [(part, trial) for part in parts for trial in part.trials()]
+    found: dict[str, Outcomes] = {part.name: {} for part in parts}
+    start = time.monotonic()
+    with Progress(Counter(part.name for part, _ in trials)) as progress:
+        for ended in _outcomes(config, policy, _queues(trials)):
+            for number, outcome in ended.items():
+                name = trials[number][0].name
+                found[name][number] = outcome
+                progress.add(name, [outcome])
+    return _evaluations(parts, found, time.monotonic() - start)
+
+
+def _queues(trials: Sequence[tuple[Part, Trial]]) -> list[Queue]:
+    """One queue for each suite and actor; those of one suite beside one another."""
+    suites: list[Suite] = []
+    waiting: dict[tuple[int, bool], dict[int, Trial]] = {}
+    for number, (part, trial) in enumerate(trials):
+        if part.suite not in suites:  # suites need not be hashable
+            suites.append(part.suite)
+        key = suites.index(part.suite), part.obeys
+        waiting.setdefault(key, {})[number] = trial
+    return [Queue(suites[suite], obeys, waiting[suite, obeys]) for suite, obeys in sorted(waiting)]
+
+
+def _outcomes(config: Config, policy: Policy, queues: Sequence[Queue]) -> Iterator[Outcomes]:
+    launcher: Launcher = instantiate(config["launcher"])
+    capacity = launcher.open()
+    try:
+        is_here = isinstance(launcher, Processes)
+        count = config["shards"] or _count(config, policy, queues, capacity)
+        workers = _workers(config["eval"], capacity // count if is_here else 1, count)
+        # The same number of threads in any number of shards: it can change the last bits.
+        settings = {**config["eval"], "workers": workers, "threads": config["threads"] or 1}
+        if count == 1 and is_here:
+            torch.set_num_threads(settings["threads"])
+            yield from play_queues(policy, queues, settings)
+            return
+        packed = PackedPolicy.pack(policy, config, config.get("allow_targets", ()))
+        shares = split(queues, count)
+        shards = [Shard(packed, share, settings, config["device"]) for share in shares]
+        yield from gather(shards, launcher)
+    finally:
+        launcher.close()
+
+
+def _count(config: Config, policy: Policy, queues: Sequence[Queue], capacity: int) -> int:
+    """One shard for each core while all have a slot's worth; a GPU is not divided unasked."""
+    if next(policy.parameters()).is_cuda:
+        return 1
+    trials = sum(len(queue.trials) for queue in queues)
+    return max(1, min(capacity, trials // config["eval"]["num_envs"]))
+
+
+def _workers(settings: Config, cores: int, count: int) -> int:
+    """Simulator processes of each of `count` shards, each with so many cores."""
+    if (workers := settings["workers"]) is not None:
+        return int(workers)
+    return 0 if cores <= 1 < count else min(max(cores, 1), int(settings["num_envs"]))
+
+
+def _evaluations(
+    parts: Sequence[Part], found: Mapping[str, Outcomes], wall_s: float
+) -> dict[str, Evaluation]:
+    """Parts that ran together share the time by their steps."""
+    steps = {name: sum(each.steps for each in ended.values()) for name, ended in found.items()}
+    total = max(1, sum(steps.values()))
+    return {
+        part.name: Evaluation(
+            protocol=part.protocol.name,
+            checkpoint=None,
+            outcomes=tuple(found[part.name][i] for i in sorted(found[part.name])),
+            wall_s=wall_s * steps[part.name] / total,
+            seed=part.protocol.benchmark_seed,
+            perturbation=part.perturbation,
+        )
+        for part in parts
+    }
