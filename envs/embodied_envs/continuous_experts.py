@@ -41,9 +41,9 @@ class FractionExpert:
 
     def __call__(self, state: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """The action (3,)."""
-        state = np.asarray(state, np.float64)
-        wanted = self._wanted(state[:3], view(state, self._name))
-        return np.clip((wanted - state[3:6]) / REACH, -1.0, 1.0).astype(np.float32)
+        finger, target = np.asarray(state[:3], np.float64), state[3:6]
+        wanted = self._wanted(finger, view(state, self._name))
+        return np.clip((wanted - target) / REACH, -1.0, 1.0).astype(np.float32)
 
     def _wanted(self, finger: NDArray[np.float64], seen: View) -> NDArray[np.float64]:
         """Where the finger's target should be, (3,)."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from embodied_envs.scene import RATE_HZ, Scene
 from embodied_envs.simulated_env import Transition
@@ -172,7 +172,7 @@ class ContinuousScene(Scene):
         finger = self.finger
         fractions = self.data.qpos[self._joints] / self._ranges
         speeds = self.data.qvel[self._speeds] / self._ranges
-        parts = [finger, self._target]
+        parts: list[ArrayLike] = [finger, self._target]
         for index, name in enumerate(OBJECTS):
             base = self.model.body_pos[self._bases[index], :2]
             yaw = float(self._yaws[index])
