@@ -104,7 +104,8 @@ def summary(name: str, figures: Evaluation, base: Evaluation) -> list[str]:
     """Success, and every episode that does not count in it with the reason."""
     rate = figures.success()
     interval = f"[{rate.low:.3f}, {rate.high:.3f}]"
-    lines = [f"{name}: {rate.mean:.3f} {interval} n={len(figures.valid)}{_cost(figures, base)}"]
+    further = f"{_cost(figures, base)}{_metrics(figures)}"
+    lines = [f"{name}: {rate.mean:.3f} {interval} n={len(figures.valid)}{further}"]
     if lost := figures.invalid:
         lines.append(f"  {len(lost)} of {len(figures.outcomes)} episodes INVALID, not counted:")
         for reason, outcomes in _by_reason(lost).items():
@@ -118,6 +119,11 @@ def _by_reason(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     for outcome in outcomes:
         found.setdefault(outcome.reason, []).append(outcome)
     return found
+
+
+def _metrics(figures: Evaluation) -> str:
+    found = figures.metrics().items()
+    return "".join(f", {name} {e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" for name, e in found)
 
 
 def _cost(figures: Evaluation, base: Evaluation) -> str:

@@ -45,6 +45,7 @@ class _Run:
     reward: float = 0.0
     success: bool = False
     reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
     frames: Frames = field(default_factory=list)
 
 
@@ -87,6 +88,8 @@ class _Slots:
             run.reward += float(reward[slot])
             now = bool(info["success"][slot])
             run.success = now or (run.success and trial.success == "any")
+            if "metrics" in info:
+                run.metrics = info["metrics"][slot] or run.metrics
             if info["unstable"][slot]:
                 run.reason = str(info["reason"][slot]) or "unstable simulation"
             ended = terminated[slot] or truncated[slot] or run.steps >= trial.max_steps
@@ -121,6 +124,7 @@ class _Slots:
             reward=run.reward,
             valid=not run.reason,
             reason=run.reason,
+            metrics=run.metrics,
         )
         if self.film is not None:
             self.film(run.index, run.frames)

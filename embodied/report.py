@@ -19,6 +19,7 @@ from markupsafe import Markup
 from embodied.comparison import Comparison
 from embodied.plots import draw_curves
 from embodied.results import Evaluation, write_atomically
+from embodied.statistics import Estimate
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -74,6 +75,7 @@ def write_report(
             evaluation=evaluation,
             probes=_beside("as evaluated", evaluation, perturbed=False),
             arms=_beside("unperturbed", evaluation, perturbed=True),
+            measured=_measured({evaluation.protocol: evaluation, **evaluation.probes}),
             curves=draw_curves(curves),
             videos=_by_task(videos),
             no_videos=no_videos,
@@ -109,6 +111,12 @@ def _beside(name: str, evaluation: Evaluation, *, perturbed: bool) -> dict[str, 
     """The evaluation under this name and its probes of one kind; empty where there are none."""
     kind = {k: p for k, p in evaluation.probes.items() if bool(p.perturbation) == perturbed}
     return {name: evaluation, **kind} if kind else {}
+
+
+def _measured(evaluations: Mapping[str, Evaluation]) -> dict[str, Mapping[str, Estimate]]:
+    """The further measures of each evaluation that has any."""
+    found = {name: evaluation.metrics() for name, evaluation in evaluations.items()}
+    return {name: metrics for name, metrics in found.items() if metrics}
 
 
 def _by_task(videos: Sequence[Video]) -> dict[str, list[Video]]:

@@ -18,7 +18,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from embodied.statistics import Estimate, paired_bootstrap, success_rate, wilson
+from embodied.statistics import (
+    Estimate,
+    paired_bootstrap,
+    split,
+    stratified_bootstrap,
+    success_rate,
+    wilson,
+)
 from embodied.suites import Assignment
 
 RESULTS_FILE = "results.json"
@@ -48,6 +55,7 @@ class Outcome:
         reward: sum over the episode, environment units; may be NaN where invalid.
         valid: False if the simulator became unstable or a worker died.
         reason: why it is invalid; empty where it is valid.
+        metrics: further measures of the episode, by the environment; the last value of each.
     """
 
     assignment: Assignment
@@ -56,6 +64,7 @@ class Outcome:
     reward: float
     valid: bool = True
     reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,19 @@ class Evaluation:
         """
         return success_rate([wins for wins in self._successes().values() if wins])
 
+    def metrics(self) -> dict[str, Estimate]:
+        """Each further measure as the mean over tasks of the per-task means, 95 % interval.
+
+        Over the valid episodes that have it; the interval resamples episodes within tasks.
+        """
+        names = dict.fromkeys(name for outcome in self.valid for name in outcome.metrics)
+        return {name: self._metric(name) for name in names}
+
+    def _metric(self, name: str) -> Estimate:
+        having = [outcome for outcome in self.valid if name in outcome.metrics]
+        values = [outcome.metrics[name] for outcome in having]
+        return stratified_bootstrap(split(values, [each.assignment.task for each in having]))
+
     def difference_from(self, base: Evaluation) -> Estimate:
         """Success minus that of `base`, mean over tasks, with the 95 % interval of pairs.
 
@@ -166,6 +188,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             task: {**_estimate_json(estimate), "invalid": evaluation.num_invalid(task)}
             for task, estimate in evaluation.per_task().items()
         },
+        "metrics": {name: _estimate_json(e) for name, e in evaluation.metrics().items()},
         "wall_s": evaluation.wall_s,
         "seed": evaluation.seed,
         "versions": dict(evaluation.versions),

@@ -73,8 +73,10 @@ class Suite(Protocol):
     <camera>: (h, w, 3) uint8}` and a Box action space. `env.reset(seed=..., options={"task": str,
     "goal": int, "benchmark_seed": int, "instruction": str})` starts an episode of any task of the
     suite. `step` returns `info` with `success` (bool), `unstable` (bool) and, where unstable,
-    `reason` (str). `expert` gives a new one for each episode, since it may keep state, and draws
-    its ways of doing the task with the seed; it raises NoExpertError where nobody can demonstrate.
+    `reason` (str); it may hold `metrics`, a dict of further measures of the episode so far (finite
+    floats), whose last values an evaluation reports. `expert` gives a new one for each episode,
+    since it may keep state, and draws its ways of doing the task with the seed; it raises
+    NoExpertError where nobody can demonstrate.
     """
 
     @property

@@ -115,6 +115,9 @@ def _check_episode(suite: Suite, env: gymnasium.Env[Any, Any], task: str, num_st
         for field in ("success", "unstable"):
             value = info.get(field)
             require(isinstance(value, bool | np.bool_), f"info[{field!r}] is no bool: {value!r}")
+        for name, value in info.get("metrics", {}).items():
+            finite = isinstance(value, float) and np.isfinite(value)
+            require(finite, f"info['metrics'][{name!r}] is no finite float: {value!r}")
         if terminated or truncated:
             break
 

@@ -33,7 +33,9 @@ class TaskFacts:
 
     Attributes:
         state_dim: numbers in the library's observation.
-        action_dim: numbers in an action, one for each actuator.
+        action_dim: numbers in an action.
+        num_motors: actuators of the model; one for each number in an action, where not said.
+        goal_dim: how many numbers at the end of the observation are the goal that is to be reached.
         rate_hz: the library's control steps per second.
         max_steps: the library's control steps in an episode.
         measure: what success is judged by: "return" is the sum of the rewards so far, "reward" that
@@ -48,6 +50,8 @@ class TaskFacts:
     measure: str
     threshold: float
     texts: Texts
+    num_motors: int
+    goal_dim: int = 0
 
 
 class Sizes(NamedTuple):
@@ -76,6 +80,8 @@ def _facts(row: Mapping[str, Any]) -> TaskFacts:
         measure=measure,
         threshold=threshold,
         texts=_texts(row["body"], *row["deeds"], held_out=row["held_out"]),
+        num_motors=row.get("motors", row["action"]),
+        goal_dim=row.get("goal", 0),
     )
 
 

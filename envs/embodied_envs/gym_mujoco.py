@@ -11,19 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import gymnasium
-import numpy as np
-from numpy.typing import NDArray
 
 from embodied_envs.catalogue import TaskFacts, read_catalogue
+from embodied_envs.gymnasium_simulator import GymnasiumSimulator
 from embodied_envs.simulated import SimulatedSuite
-from embodied_envs.simulated_env import Simulator, Transition
-from embodied_envs.vitals import log_warnings
-
-if TYPE_CHECKING:
-    import mujoco  # type: ignore[import-untyped]
+from embodied_envs.simulated_env import Simulator
 
 
 @dataclass(frozen=True)
@@ -44,34 +39,4 @@ class GymMujoco(SimulatedSuite):
 
     def open_simulator(self, task: str) -> Simulator:
         """A simulator of a task."""
-        return _Simulator(task)
-
-
-class _Simulator:
-    """One of Gymnasium's environments without its wrappers, so without a limit on time."""
-
-    def __init__(self, task: str) -> None:
-        log_warnings()
-        env: Any = gymnasium.make(task, disable_env_checker=True)
-        self._env = env.unwrapped
-        self.low: NDArray[np.float32] = self._env.action_space.low
-        self.high: NDArray[np.float32] = self._env.action_space.high
-
-    @property
-    def model(self) -> mujoco.MjModel:
-        return self._env.model
-
-    @property
-    def data(self) -> mujoco.MjData:
-        return self._env.data
-
-    def reset(self, seed: int) -> NDArray[np.float64]:
-        return np.asarray(self._env.reset(seed=seed)[0], np.float64)
-
-    def step(self, action: NDArray[np.float64]) -> Transition:
-        observation, reward, terminated, _, info = self._env.step(action)
-        state = np.asarray(observation, np.float64)
-        return Transition(state, float(reward), bool(terminated), info)
-
-    def close(self) -> None:
-        self._env.close()
+        return GymnasiumSimulator(gymnasium.make(task, disable_env_checker=True))

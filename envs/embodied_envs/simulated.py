@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 from embodied.suites import Expert, NoExpertError, Texts
 from embodied_envs.catalogue import Sizes, TaskFacts, common_sizes
 from embodied_envs.options import check_choice, checked_size
-from embodied_envs.simulated_env import SimulatedEnv, Simulator
+from embodied_envs.simulated_env import OVERVIEW, SimulatedEnv, Simulator
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,11 @@ class SimulatedSuite(ABC):
     Attributes:
         tasks: names of the library's tasks; one policy serves all, so their sizes must agree.
         observation: what the policy senses: "state" is the library's vector; "pixels" is images
-            with the length and the velocity of each actuator (2A,) as the state, which is what
-            sensors on the motors read; "mixed" is images with the library's vector.
+            with the length and the velocity of each actuator as the state, which is what sensors
+            on the motors read; "mixed" is images with the library's vector.
         cameras: numbers of cameras of the model, observed as "camera0" and so on, the first one
-            drawn by `render`. Where a model has none, 0 shows the whole scene from a distance.
+            drawn by `render`. -1 is the scene from a distance, observed as "overview"; so is 0
+            where a model has no camera.
         image_size: (h, w) of an observed image in pixels.
         action_repeat: control steps for which an action is held; their rewards are summed.
         num_goals: how many initial states a benchmark seed has.
@@ -69,13 +70,13 @@ class SimulatedSuite(ABC):
         for name, least in (("action_repeat", 1), ("num_goals", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
-        if min(self.cameras) < 0:
-            raise ValueError(f"cameras must be numbers from 0, got {self.cameras}")
+        if min(self.cameras) < OVERVIEW:
+            raise ValueError(f"cameras must be numbers from -1, got {self.cameras}")
         common_sizes({task: self._sizes_of(task) for task in self.tasks})
 
     def _sizes_of(self, task: str) -> Sizes:
         facts = self.catalogue()[task]
-        state_dim = 2 * facts.action_dim if self.observation == "pixels" else facts.state_dim
+        state_dim = 2 * facts.num_motors if self.observation == "pixels" else facts.state_dim
         return Sizes(state_dim, facts.action_dim, facts.rate_hz, facts.max_steps)
 
     @property

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Observations = dict[str, Any]  # of arrays; gymnasium types a Dict space so
 Step = tuple[Observations, float, bool, bool, dict[str, Any]]
+OVERVIEW = -1  # MuJoCo's free camera, which belongs to no model
 
 
 class UnstableError(RuntimeError):
@@ -30,7 +31,8 @@ class UnstableError(RuntimeError):
 class Transition(NamedTuple):
     """A control step of a library: its observation, reward, whether it ended, and its info.
 
-    The observation is (S,) or longer: what follows the first S numbers only experts see.
+    The observation is (S,) or longer: what follows the first S numbers only experts see. The info
+    may hold `metrics`, further measures of the episode, besides what success is judged by.
     """
 
     state: NDArray[np.float64]
@@ -77,7 +79,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": max(1, round(suite.rate_hz))}
         self.render_mode = None if render_size is None else "rgb_array"
         cameras = () if suite.observation == "state" else suite.cameras
-        self._cameras = {f"camera{number}": number for number in cameras}
+        self._cameras = {"overview" if i == OVERVIEW else f"camera{i}": i for i in cameras}
         self._task = suite.tasks[0]
         self._simulator: Simulator | None = suite.open_simulator(self._task)
         self.action_space = _action_space(self._simulator)
@@ -138,6 +140,8 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         truncated = self._steps >= self._horizon and not last.terminated
         self._running = not (last.terminated or truncated)
         facts = {"success": self._succeeds(last), "unstable": False, "return": self._return}
+        if "metrics" in last.info:
+            facts["metrics"] = last.info["metrics"]
         observation = self._observe(simulator, last.state)
         return observation, self._return - before, last.terminated, truncated, facts
 
@@ -210,7 +214,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         if (camera, size) not in self._renderers:
             free = camera == 0 and model.ncam == 0
             self._renderers[camera, size] = FrameRenderer(
-                model, size, camera=-1 if free else camera
+                model, size, camera=OVERVIEW if free else camera
             )
         return self._renderers[camera, size].frame(simulator.data)
 

@@ -158,7 +158,8 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
 
         A slot whose episode ends (terminated or truncated) is idle until its next reset. The row of
         an idle slot holds its last observation, no reward and no flags. `info` holds "success" and
-        "unstable", (N,) bool, and "reason", (N,) str.
+        "unstable", (N,) bool, and "reason", (N,) str; where environments give any, "metrics", (N,)
+        dicts of further measures, empty for the slots without.
         """
         actions = np.asarray(actions)
         if actions.shape != self._board.action.shape:
@@ -177,7 +178,7 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             for name, flag in board.flags.items():
                 flag[slot] = name in ("truncated", "unstable")
         self._active &= ~(board.flags["terminated"] | board.flags["truncated"])
-        result = self._outcome({**reply.reasons, **reply.failures})
+        result = self._outcome({**reply.reasons, **reply.failures}, reply.metrics)
         self._raise(reply, result)
         return result
 
@@ -199,11 +200,16 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         """Closes the environments and ends the processes; never waits for one that hangs."""
         self._free()
 
-    def _outcome(self, reasons: Mapping[int, str]) -> Step:
+    def _outcome(
+        self, reasons: Mapping[int, str], metrics: Mapping[int, Mapping[str, float]]
+    ) -> Step:
         info: Info = {name: self._board.flags[name].copy() for name in ("success", "unstable")}
         info["reason"] = np.full(self.num_envs, "", object)
         for slot, reason in reasons.items():
             info["reason"][slot] = reason
+        if metrics:
+            rows = [dict(metrics.get(slot, {})) for slot in range(self.num_envs)]
+            info["metrics"] = np.array(rows, object)
         flags = self._board.flags
         terminated, truncated = flags["terminated"].copy(), flags["truncated"].copy()
         return self._observation(), self._board.reward.copy(), terminated, truncated, info

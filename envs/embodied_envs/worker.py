@@ -38,12 +38,14 @@ class Reply:
 
     reasons: dict[int, str] = field(default_factory=dict)  # slot -> why it is unstable
     failures: dict[int, str] = field(default_factory=dict)  # slot -> traceback
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)  # slot -> of its episode
     spaces: tuple[gymnasium.spaces.Dict[Any], gymnasium.spaces.Box] | None = None
 
     def add(self, other: Reply) -> None:
         """Takes in the words of another chunk."""
         self.reasons.update(other.reasons)
         self.failures.update(other.failures)
+        self.metrics.update(other.metrics)
         self.spaces = other.spaces or self.spaces
 
 
@@ -164,6 +166,8 @@ class Chunk:
         flags["unstable"][slot] = info["unstable"]
         if info["unstable"]:
             reply.reasons[slot] = str(info.get("reason", ""))
+        if "metrics" in info:
+            reply.metrics[slot] = info["metrics"]
         self._observe(slot, observation)
 
     def _render(self, slot: int, _: Reply) -> None:
