@@ -216,7 +216,7 @@ def test_holding_for_two_seconds_ends_the_episode_and_leaving_the_band_counts_an
         _, reward, terminated, _, info = env.step(IDLE)
         assert (terminated, info["success"]) == (False, False)
     assert info["metrics"]["error"] == pytest.approx(0.9 * BAND, abs=1e-3)
-    assert reward == -info["metrics"]["error"]
+    assert reward == pytest.approx(-info["metrics"]["error"])
     place(env, "drawer", 0.5 + 1.1 * BAND)
     env.step(IDLE)
     place(env, "drawer", 0.5 - 0.9 * BAND)

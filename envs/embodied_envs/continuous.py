@@ -117,6 +117,7 @@ def _catalogue(percentages: tuple[int, ...], state_dim: int) -> Mapping[str, Tas
         f"{name}-{percent}": TaskFacts(
             state_dim=state_dim,
             action_dim=3,
+            num_motors=3,
             rate_hz=RATE_HZ,
             max_steps=MAX_STEPS,
             measure="held",
