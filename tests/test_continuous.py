@@ -189,7 +189,11 @@ def test_the_state_says_where_the_model_holds_the_grips() -> None:
     env, state = start(Continuous(), "door-50", goal=3)
     scene = scene_of(env)
     # geometry of the file: a gap's middle is halfway between the handle's bar and the panel
-    expected = {"drawer": [0, -0.120, 0.05], "window": [0, -0.05, 0.05], "door": [-0.135, -0.023, 0]}
+    expected = {
+        "drawer": [0, -0.120, 0.05],
+        "window": [0, -0.05, 0.05],
+        "door": [-0.135, -0.023, 0],
+    }
     for name, local in expected.items():
         body = scene.data.body(name)
         grip = body.xpos + body.xmat.reshape(3, 3) @ np.array(local)
