@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from embodied import robustness
-from embodied.build import instantiate
+from embodied.build import ConfigError, instantiate
 from embodied.evaluation import Trial
 from embodied.protocols import Protocol
 from embodied.suites import Suite, has_experts
@@ -39,11 +39,22 @@ class Part:
 
 
 def asked(config: Config, suite: Suite) -> tuple[Part, ...]:
-    """The protocol under the name `MAIN`, its probes, and their chance levels."""
+    """The protocol under the name `MAIN`, its probes, and their chance levels.
+
+    Raises:
+        ConfigError: the main protocol has a suite of its own.
+    """
+    extra = config.get("allow_targets", ())
     nodes = {MAIN: config["protocol"], **config.get("probes", {})}
-    parts = [Part(name, suite, instantiate(node)) for name, node in nodes.items()]
+    protocols = {name: instantiate(node, extra_targets=extra) for name, node in nodes.items()}
+    if protocols[MAIN].suite is not None:
+        raise ConfigError(
+            "E_CONFIG_VALUE: protocol.suite is for probes; name the suite of the main protocol as "
+            "task.suite in training, and as suite in evaluation"
+        )
+    parts = [Part(name, each.suite or suite, each) for name, each in protocols.items()]
     told_another = [part for part in parts[1:] if part.protocol.wording == "other"]
-    experts = [_obeying(part) for part in told_another if has_experts(suite)]
+    experts = [_obeying(part) for part in told_another if has_experts(part.suite)]
     return (*parts, *experts)
 
 

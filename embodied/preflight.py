@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 
 from embodied.build import ConfigError, instantiate
-from embodied.parts import MAIN
+from embodied.parts import MAIN, asked
 from embodied.policies.base import Policy
 from embodied.robustness import check_arms
 from embodied.structs import Spec
@@ -41,8 +41,8 @@ def check_config(config: Config, suite: Suite) -> None:
     problems += _evaluation_problems(config)
     if problems:
         raise ConfigError("\n".join(problems))
-    for node in (config["protocol"], *config.get("probes", {}).values()):
-        instantiate(node).assignments(suite)
+    for part in asked(config, suite):
+        part.trials()
     check_arms(config, suite, instantiate(config["protocol"]))
 
 
@@ -67,19 +67,24 @@ def _evaluation_problems(config: Config) -> list[str]:
 
 
 def check_policy(config: Config, policy: Policy, suite: Suite) -> None:
-    """Raises ValueError unless the policy can act in the suite as the config asks."""
+    """Raises ValueError unless the policy can act in the suite, and in those of the probes."""
     action_horizon = config["eval"]["action_horizon"]
     if type(action_horizon) is not int or not 1 <= action_horizon <= policy.pred_horizon:
         raise ConfigError(
             f"E_CONFIG_VALUE: eval.action_horizon must lie in [1, {policy.pred_horizon}] (the "
             f"policy's pred_horizon), got {action_horizon!r}"
         )
-    env = suite.make_env()
-    try:
-        check_spaces(policy.spec, env.observation_space, env.action_space, name=suite.name)
-    finally:
-        env.close()
-    _warn_of_profile(policy.spec, suite)
+    seen: list[Suite] = []  # suites need not be hashable
+    for part in asked(config, suite):
+        if part.suite in seen:
+            continue
+        seen.append(part.suite)
+        env = part.suite.make_env()
+        try:
+            check_spaces(policy.spec, env.observation_space, env.action_space, name=part.suite.name)
+        finally:
+            env.close()
+        _warn_of_profile(policy.spec, part.suite)
 
 
 def _warn_of_profile(spec: Spec, suite: Suite) -> None:

@@ -347,7 +347,7 @@ def test_an_evaluation_of_two_ray_workers_is_that_of_one_process(
     [
         ("shards=0", "shards must be a whole number >= 1, or null, got 0"),
         ("shards=many", "shards must be a whole number >= 1, or null, got 'many'"),
-        ("eval.timeout_s=0", "eval.timeout_s must be a number of seconds > 0, got 0"),
+        ("env.timeout_s=0", "env.timeout_s must be a number of seconds > 0, got 0"),
         ("+probes.evaluate=null", "probes.evaluate has the name of the main protocol; rename it"),
     ],
 )
