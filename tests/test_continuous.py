@@ -56,7 +56,7 @@ def solve(suite: Continuous, task: str, goal: int) -> tuple[bool, bool, int]:
     """Whether the task's expert succeeded, whether the episode terminated, and its length."""
     env, state = start(suite, task, goal)
     expert = suite.expert(task, seed=goal)
-    for _ in range(1, suite.max_steps + 1):
+    for step in range(1, suite.max_steps + 1):  # noqa: B007
         observation, _, terminated, truncated, info = env.step(expert(state))
         state = observation["state"]
         if terminated or truncated:
