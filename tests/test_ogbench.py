@@ -31,7 +31,7 @@ Open = Callable[[Suite], Any]
 
 @pytest.fixture
 def open_env() -> Iterator[Open]:
-    """Makes environments and closes them, so that the next test can use the library's again."""
+    """Makes environments and closes them, so that the next test finds the library's open."""
     opened = []
 
     def make(suite: Suite) -> Any:
