@@ -41,10 +41,9 @@ class Prepared:
 
 
 class New(NamedTuple):
-    """All of a new simulator that an episode can change."""
+    """All of a new simulator that outlasts MuJoCo's state and that an episode can change."""
 
     attributes: dict[str, Any]
-    state: Vector
     arrays: tuple[tuple[Vector, Vector], ...]  # those of the model, each with what it held
 
 
@@ -108,7 +107,7 @@ class Lean(Prepared):
         _freeze(attributes)
         arrays = [getattr(self.model, name) for name in CHANGED_BY_RESET]
         copies = tuple((array, array.copy()) for array in arrays)
-        self._new = attributes["_new"] = New(attributes, self._state(), copies)
+        self._new = attributes["_new"] = New(attributes, copies)
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
@@ -116,7 +115,7 @@ class Lean(Prepared):
         """As a new simulator's, to the random vector that was set last.
 
         The library runs each reset twice and keeps of the first run only what it wrote to the model
-        and to itself, which does not depend on where the hand came to rest.
+        and to itself, which follows from positions.
         """
         vector, new = self._last_rand_vec, self._new
         attributes = vars(self)
@@ -125,7 +124,6 @@ class Lean(Prepared):
         self._last_rand_vec = vector
         for array, content in new.arrays:
             array[:] = content
-        self._set_state(new.state)
         self._placing_only = True
         self.reset_model()
         self._placing_only = False
@@ -134,17 +132,17 @@ class Lean(Prepared):
         return observation, {}
 
     def _reset_hand(self, steps: int = 50) -> None:
+        before = self.model.body_pos.tobytes() if self.placing_stirs else b""
+        states = self._settled.get(before)
+        if states is None:
+            if len(self._settled) == _MAX_KEPT:
+                self._settled.clear()
+            states = self._settled[before] = self._settle(steps * self.frame_skip)
+        last, settled = states
+        # After a physics step positions are still those that the step began with.
+        self._set_state(last)
+        self._derive_positions()
         if not self._placing_only:
-            before = self.model.body_pos.tobytes() if self.placing_stirs else b""
-            states = self._settled.get(before)
-            if states is None:
-                if len(self._settled) == _MAX_KEPT:
-                    self._settled.clear()
-                states = self._settled[before] = self._settle(steps * self.frame_skip)
-            last, settled = states
-            # After a physics step positions are still those that the step began with.
-            self._set_state(last)
-            self._derive_positions()
             self._set_state(settled)
         self.init_tcp = self.tcp_center
         if self._more_to_reset:
@@ -164,8 +162,9 @@ class Lean(Prepared):
     def _derive_positions(self) -> None:
         """What observations and pictures read of a state; a step derives the rest anew."""
         self._mujoco.mj_kinematics(self.model, self.data)
-        self._mujoco.mj_comPos(self.model, self.data)
-        self._mujoco.mj_camlight(self.model, self.data)
+        if not self._placing_only:
+            self._mujoco.mj_comPos(self.model, self.data)
+            self._mujoco.mj_camlight(self.model, self.data)
 
     def set_state(self, qpos: Vector, qvel: Vector) -> None:
         self.data.qpos[:] = qpos

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import pickle
 import resource
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from metaworld.env_dict import ENV_CLS_MAP
-from metaworld.types import Task
 
 from embodied_envs.metaworld import MetaWorld
 from embodied_envs.metaworld_goals import goal_vectors
@@ -118,11 +116,9 @@ def resets(suites: Sequence[MetaWorld], seeds: int) -> list[Case]:
 
 
 def library_env(suite: MetaWorld, task: str) -> Any:
-    cls = ENV_CLS_MAP[task]
+    env = ENV_CLS_MAP[task]()
     vector = goal_vectors(suite.benchmark, suite.split, suite.tasks, task, 0)[0]
-    goal = {"rand_vec": vector, "env_cls": cls, "partially_observable": False}
-    env = cls()
-    env.set_task(Task(env_name=task, data=pickle.dumps(goal)))
+    env._set_task_called, env._last_rand_vec = True, vector.copy()
     return env
 
 
