@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from embodied.devices import choose_device
 from embodied.networks.transformer import Block
 
 
@@ -52,16 +53,6 @@ class World:
             dist.destroy_process_group()
 
 
-def choose_device(name: str) -> torch.device:
-    """ "auto" is the GPU where there is one; anything else is taken by its word."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={name} was asked for, but torch sees no GPU; use device=cpu")
-    return device
-
-
 def join(device: str = "auto") -> World:
     """Joins the process group that torchrun announced in the environment, if any."""
     chosen = choose_device(device)
@@ -98,14 +89,3 @@ def spread(policy: nn.Module, world: World, strategy: str) -> nn.Module:
             fully_shard(module)
     fully_shard(policy)
     return policy
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def set_threads(threads: int | None, world: World) -> None:
-    """Gives each process on this machine its share of the cores."""
-    share = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    torch.set_num_threads(threads or share)

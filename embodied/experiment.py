@@ -18,7 +18,8 @@ from embodied import checkpoint
 from embodied.assessment import assess
 from embodied.build import instantiate, read_stored, resolve
 from embodied.data.windows import Windows
-from embodied.distributed import World, join, set_threads
+from embodied.devices import set_threads
+from embodied.distributed import World, join
 from embodied.loading import build_policy
 from embodied.locks import RunLock
 from embodied.loggers import JsonlLogger, Loggers
@@ -78,7 +79,7 @@ def train(config: Any) -> Path | None:
     """
     plain = resolve(config)
     world = join(plain["device"])
-    set_threads(plain["threads"], world)
+    set_threads(plain["threads"])
     try:
         if not world.is_main:
             return _train(plain, world)

@@ -23,6 +23,9 @@ from embodied.suites import Suite
 
 Config = Mapping[str, Any]
 
+_ROUNDS = 4
+"""Episodes for each slot below which another shard is not worth its start and its idle end."""
+
 
 def judge(config: Config, policy: Policy, parts: Sequence[Part]) -> dict[str, Evaluation]:
     """Each part's evaluation, by its name.
@@ -56,38 +59,43 @@ def _queues(trials: Sequence[tuple[Part, Trial]]) -> list[Queue]:
 
 def _outcomes(config: Config, policy: Policy, queues: Sequence[Queue]) -> Iterator[Outcomes]:
     launcher: Launcher = instantiate(config["launcher"])
-    capacity = launcher.open()
+    capacity, is_here = launcher.open(), isinstance(launcher, Processes)
     try:
-        is_here = isinstance(launcher, Processes)
-        count = config["shards"] or _count(config, policy, queues, capacity)
-        workers = _workers(config["eval"], capacity // count if is_here else 1, count)
+        num_trials = sum(len(queue.trials) for queue in queues)
+        shards, workers = crew(config, policy, num_trials, capacity, is_here=is_here)
         # The same number of threads in any number of shards: it can change the last bits.
         settings = {**config["eval"], "workers": workers, "threads": config["threads"] or 1}
-        if count == 1 and is_here:
+        if shards == 1 and is_here:
             torch.set_num_threads(settings["threads"])
             yield from play_queues(policy, queues, settings)
             return
         packed = PackedPolicy.pack(policy, config, config.get("allow_targets", ()))
-        shares = split(queues, count)
-        shards = [Shard(packed, share, settings, config["device"]) for share in shares]
-        yield from gather(shards, launcher)
+        shares = split(queues, shards)
+        yield from gather([Shard(packed, s, settings, config["device"]) for s in shares], launcher)
     finally:
         launcher.close()
 
 
-def _count(config: Config, policy: Policy, queues: Sequence[Queue], capacity: int) -> int:
-    """One shard for each core while all have a slot's worth; a GPU is not divided unasked."""
-    if next(policy.parameters()).is_cuda:
-        return 1
-    trials = sum(len(queue.trials) for queue in queues)
-    return max(1, min(capacity, trials // config["eval"]["num_envs"]))
+def crew(
+    config: Config, policy: Policy, num_trials: int, cores: int, *, is_here: bool
+) -> tuple[int, int]:
+    """How many shards, and how many simulator processes each of them has.
 
-
-def _workers(settings: Config, cores: int, count: int) -> int:
-    """Simulator processes of each of `count` shards, each with so many cores."""
-    if (workers := settings["workers"]) is not None:
-        return int(workers)
-    return 0 if cores <= 1 < count else min(max(cores, 1), int(settings["num_envs"]))
+    Where the config leaves it open: a shard for each core, while each has enough to do, since
+    simulators and policy then never wait for one another; a GPU is not divided unasked. Cores of
+    this machine that are left over go to the simulators; a single shard has them in processes of
+    their own even on one core, so that it outlives them.
+    """
+    settings, shards = config["eval"], config["shards"]
+    if shards is None:
+        useful = num_trials // (_ROUNDS * settings["num_envs"])
+        shards = 1 if next(policy.parameters()).is_cuda else max(1, min(cores, useful))
+    if settings["workers"] is not None:
+        return shards, settings["workers"]
+    spare = cores // shards if is_here else 0
+    if is_here and (spare > 1 or shards == 1):
+        return shards, min(max(spare, 1), settings["num_envs"])
+    return shards, 0
 
 
 def _evaluations(

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from embodied.distributed import available_cores
+from embodied.devices import available_cores
 from embodied.evaluation import Outcomes
 from embodied.shards import Shard
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from embodied import checkpoint
 from embodied.build import instantiate, read_stored
-from embodied.distributed import choose_device
+from embodied.devices import choose_device
 from embodied.policies.base import Policy
 from embodied.resume import check_tensors
 from embodied.structs import Spec

@@ -56,10 +56,12 @@ class Shard:
     device: str
 
     def run(self) -> Iterator[Outcomes]:
-        """Yields outcomes as episodes end; at first nothing, as a sign of life."""
+        """Yields outcomes as episodes end, and nothing, as a sign of life, before that."""
         yield {}
         torch.set_num_threads(self.settings["threads"])
-        yield from play_queues(self.policy.unpack(self.device), self.queues, self.settings)
+        policy = self.policy.unpack(self.device)
+        yield {}
+        yield from play_queues(policy, self.queues, self.settings)
 
     @property
     def trials(self) -> dict[int, Trial]:
@@ -112,13 +114,11 @@ def _expert(suite: Suite, envs: Any) -> Actor:
 
 
 def split(queues: Sequence[Queue], count: int) -> list[tuple[Queue, ...]]:
-    """The shares of `count` shards: of each task in each queue as many trials, give or take one.
+    """The shares of `count` shards: of each task in each queue as many trials, give or take one."""
+    return [tuple(queue.only(_share(queue, i, count)) for queue in queues) for i in range(count)]
 
-    Dealt out by task, because hard tasks take several times the steps of easy ones.
-    """
-    shares: list[set[int]] = [set() for _ in range(count)]
-    for queue in queues:
-        by_task = sorted(queue.trials, key=lambda i: (queue.trials[i].assignment.task, i))
-        for place, number in enumerate(by_task):
-            shares[place % count].add(number)
-    return [tuple(queue.only(share) for queue in queues) for share in shares]
+
+def _share(queue: Queue, index: int, count: int) -> set[int]:
+    # Dealt out by task, because hard tasks take several times the steps of easy ones.
+    by_task = sorted(queue.trials, key=lambda i: (queue.trials[i].assignment.task, i))
+    return set(by_task[index::count])

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from embodied.build import instantiate
-from embodied.distributed import available_cores
+from embodied.devices import available_cores
 from embodied.suites import Suite
 
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from embodied.data.windows import Windows
-from embodied.distributed import available_cores
+from embodied.devices import available_cores
 from embodied.evaluation import evaluate
 from embodied.noise import RowNoise
 from embodied.policies.base import Policy
