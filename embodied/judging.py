@@ -43,7 +43,7 @@ def judge(config: Config, policy: Policy, parts: Sequence[Part]) -> dict[str, Ev
                 name = trials[number][0].name
                 found[name][number] = outcome
                 progress.add(name, [outcome])
-    return _evaluations(config, parts, found, time.monotonic() - start)
+    return told(config, parts, found, time.monotonic() - start)
 
 
 def _queues(trials: Sequence[tuple[Part, Trial]]) -> list[Queue]:
@@ -100,7 +100,7 @@ def crew(
     return shards, 0
 
 
-def _evaluations(
+def told(
     config: Config, parts: Sequence[Part], found: Mapping[str, Outcomes], wall_s: float
 ) -> dict[str, Evaluation]:
     """Parts that ran together share the time by their steps."""

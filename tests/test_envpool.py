@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embodied.experiment import judge
+from embodied.judging import told
+from embodied.parts import Part
 from embodied.protocols import Protocol
 from embodied.rollout import ExpertActor
 from embodied.suites import Assignment
@@ -178,17 +179,15 @@ def test_tasks_that_differ_are_told(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_results_carry_the_backend_in_the_protocol_s_name() -> None:
     suite = MetaWorld("MT1", task="coffee-button-v3")
+    part = Part("evaluate", suite, Protocol("mt-v3", goals_per_task=2, max_steps=200))
     envs = make_vec(suite, 2, backend="envpool")
-    evaluation = judge(
-        lambda envs: ExpertActor(lambda a: suite.expert(a.task), envs.num_envs, action_dim=4),
-        envs,
-        suite,
-        Protocol("mt-v3", goals_per_task=2, max_steps=200),
-        "",
-    )
+    actor = ExpertActor(lambda a: suite.expert(a.task), envs.num_envs, action_dim=4)
+    outcomes = evaluate(actor, envs, part.protocol.assignments(suite), max_steps=200)
     envs.close()
-    assert evaluation.protocol == "mt-v3@envpool"
-    assert [outcome.success for outcome in evaluation.outcomes] == [True, True]
+    assert [outcome.success for outcome in outcomes] == [True, True]
+    config = {"env": {"backend": "envpool"}}
+    found = told(config, [part], {"evaluate": dict(enumerate(outcomes))}, 1.0)
+    assert found["evaluate"].protocol == "mt-v3@envpool"
 
 
 def test_the_table_has_every_task_follows_its_tolerance_and_stands_in_the_docs() -> None:
