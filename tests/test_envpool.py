@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embodied.evaluation import evaluate
 from embodied.judging import told
 from embodied.parts import Part
 from embodied.protocols import Protocol
