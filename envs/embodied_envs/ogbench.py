@@ -155,6 +155,10 @@ class _Simulator:
     def data(self) -> mujoco.MjData:
         return self._env.data
 
+    @property
+    def scene(self) -> mujoco.MjData:
+        return self.data
+
     def reset(self, seed: int) -> NDArray[np.float64]:
         self._env.action_space.seed(seed)
         options = {} if self._task_id is None else {"task_id": self._task_id}
