@@ -226,7 +226,7 @@ class EnvPoolChunk(Chunk):
     def _place(self, slot: int, assignment: Assignment) -> None:
         """Gives the slot a simulator that has not yet drawn the goal."""
         options = {name: getattr(assignment, name) for name in ("task", "goal", "benchmark_seed")}
-        choice = complete_options(options, self._suite, np.random.default_rng(0))
+        choice = complete_options(options, self._suite, np.random.default_rng)
         task, goal, seed = choice["task"], choice["goal"], choice["benchmark_seed"]
         if seed > _MAX_SEED:
             raise ValueError(f"EnvPool's seeds end at {_MAX_SEED}, got benchmark_seed {seed}")

@@ -134,7 +134,7 @@ class PushTEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
     ) -> tuple[Observations, dict[str, Any]]:
         """Starts an episode of the goal that the options name; see `complete_options`."""
         super().reset(seed=seed)
-        choice = complete_options(options or {}, self._suite, self.np_random)
+        choice = complete_options(options or {}, self._suite, lambda: self.np_random)
         self._env.reset(seed=_initial_seed(choice["benchmark_seed"], choice["goal"]))
         self._running, self._steps, self._coverage = True, 0, 0.0
         return self._observe(), choice
