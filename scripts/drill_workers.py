@@ -146,9 +146,7 @@ def drill(folder: Path, *, faults: int, timeout_s: float, seed: int = 0) -> Card
     """Evaluates one policy without and with faults below `folder`, and compares the two."""
     goals = -(-faults * EPISODES_A_FAULT // _TASKS)
     train = [sys.executable, str(ROOT / "train.py"), *_TRAIN, f"data_dir={folder / 'data'}"]
-    finish(
-        [*train, "train.steps=200", f"+task.suite.num_goals={goals}", f"run_dir={folder / 'run'}"]
-    )
+    finish([*train, f"+task.suite.num_goals={goals}", f"run_dir={folder / 'run'}"])
     command = [sys.executable, str(ROOT / "scripts/evaluate.py"), f"checkpoint={folder / 'run'}"]
     command += ["protocol=point", f"protocol.goals_per_task={goals}", "device=cpu", "shards=1"]
     command += ["env.num_envs=8", "eval.inference_batch=8"]

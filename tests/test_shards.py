@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -265,16 +266,33 @@ def test_an_exception_in_a_shard_is_not_taken_for_a_death(gathered: Gather) -> N
 # Other processes
 
 
-def test_a_simulator_that_kills_its_process_costs_the_episodes_beside_it(
-    policy: Policy, run: Path, undisturbed: Outcomes, caplog: pytest.LogCaptureFixture
-) -> None:
-    from embodied.gathering import gather
-    from embodied.launchers import Processes
+LAUNCHERS = [
+    pytest.param("embodied.launchers.Processes", r"\(pid \d+\) died with exit code -9", id="here"),
+    pytest.param("embodied.ray_launcher.Ray", "died: ", id="ray", marks=pytest.mark.slow),
+]
 
-    poisoned = queue({5: "kill at 3"})
-    found = merged(gather([make_shard(policy, run, poisoned)], Processes()))
-    assert "shard 0 (pid" in caplog.text
-    assert "died with exit code -9; it starts again for" in caplog.text
+
+@pytest.mark.parametrize(("launcher", "death"), LAUNCHERS)
+def test_a_simulator_that_kills_its_process_costs_the_episodes_beside_it(
+    policy: Policy,
+    run: Path,
+    undisturbed: Outcomes,
+    caplog: pytest.LogCaptureFixture,
+    launcher: str,
+    death: str,
+) -> None:
+    from embodied.build import instantiate
+    from embodied.gathering import gather
+
+    if launcher.endswith("Ray"):
+        pytest.importorskip("ray")
+    poisoned, where = queue({5: "kill at 3"}), instantiate({"_target_": launcher})
+    where.open()
+    try:
+        found = merged(gather([make_shard(policy, run, poisoned)], where))
+    finally:
+        where.close()
+    assert re.search(rf"shard 0 {death}.*; it starts again for \d+", caplog.text)
     lost = {i: outcome for i, outcome in found.items() if not outcome.valid}
     assert 105 in lost
     assert len(lost) <= 4  # the slots of the simulators' process
