@@ -31,7 +31,7 @@ from embodied_envs.metaworld_goals import ALL_TASKS
 SEEDS = 10
 ENOUGH = 50  # episodes to be judged by
 PHASE = 25  # steps
-TOLERANCE = {"observation": 1e-2, "reward": 0.1}  # a centimetre, a hundredth of the range
+TOLERANCE = {"observation": 1e-3, "reward": 1e-2}  # a millimetre, a thousandth of the range
 TABLE = Path(__file__).parents[2] / "envs/embodied_envs/assets/envpool_equivalence.json"
 
 
