@@ -143,8 +143,7 @@ class _Simulator:
     def __init__(self, world: World, task_id: int | None, seen: bool, goal_visible: bool) -> None:
         self._world, self._task_id, self._goal_visible = world, task_id, goal_visible
         self._key = (world, task_id is None, seen)
-        idle = _idle.get(self._key)
-        self._env = idle.pop() if idle else _open(*self._key)
+        self._env = _idle.pop(self._key, None) or _open(*self._key)
         self._goal = np.zeros(0)
 
     @property
@@ -178,8 +177,11 @@ class _Simulator:
     def close(self) -> None:
         """Keeps the environment for the next simulator of the world: it takes seconds to open."""
         if self._env is not None:
-            _idle.setdefault(self._key, []).append(self._env)
+            _idle.pop(self._key, None)
+            _idle[self._key] = self._env
             self._env = None
+            while len(_idle) > _NUM_IDLE:
+                del _idle[next(iter(_idle))]  # the one that was closed the longest ago
 
     def _full(
         self, observation: NDArray[np.float64], info: Mapping[str, Any]
@@ -195,7 +197,8 @@ class _Simulator:
                 raise UnstableError(f"cube {cube} left the workspace for {place.round(2).tolist()}")
 
 
-_idle: dict[tuple[World, bool, bool], list[Any]] = {}  # environments that nobody uses now
+_NUM_IDLE = 4  # of about 100 MB each
+_idle: dict[tuple[World, bool, bool], Any] = {}  # environments that nobody uses now
 
 
 def _open(world: World, play: bool, seen: bool) -> Any:
