@@ -132,7 +132,11 @@ class Lean(Prepared):
         return observation, {}
 
     def _reset_hand(self, steps: int = 50) -> None:
-        before = self.model.body_pos.tobytes() if self.placing_stirs else b""
+        before = b"placed"
+        if self._placing_only:
+            before = b"new"
+        elif self.placing_stirs:
+            before = self.model.body_pos.tobytes()
         states = self._settled.get(before)
         if states is None:
             if len(self._settled) == _MAX_KEPT:
@@ -151,6 +155,8 @@ class Lean(Prepared):
     def _settle(self, steps: int) -> tuple[Vector, Vector]:
         """The states before and after the last of some physics steps that move the hand."""
         self._mujoco.mj_resetData(self.model, self.data)
+        if self._placing_only:  # constructing a simulator ends with this
+            self._mujoco.mj_forward(self.model, self.data)
         self.data.mocap_pos[:] = self.hand_init_pos
         self.data.mocap_quat[:] = _HAND_DOWN
         self.data.ctrl[:] = -1, 1
