@@ -10,7 +10,8 @@ import pytest
 from embodied.protocols import Protocol, other_task
 from embodied.suites import Suite, Texts
 from embodied_envs.metaworld import MetaWorld
-from embodied_envs.perturbations import ActionDelay, Perturbed
+from embodied_envs.perturbations import ActionDelay
+from embodied_envs.perturbed import Perturbed
 from embodied_envs.point import TASKS, PointSuite
 
 SUITE = PointSuite()

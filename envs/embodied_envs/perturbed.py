@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied.suites import Assignment, Expert, Perturbation, Suite, Texts
+from embodied.suites import Assignment, Expert, Perturbation, Suite, Texts, image_profile
 
 Action = NDArray[np.float32]
 Observations = dict[str, Any]  # of arrays; gymnasium types a Dict space so
@@ -104,6 +104,10 @@ class Perturbed:
     @property
     def name(self) -> str:
         return f"{self.suite.name}+{self.perturbation.label}"
+
+    @property
+    def image_profile(self) -> str | None:
+        return image_profile(self.suite)
 
     @property
     def tasks(self) -> tuple[str, ...]:
