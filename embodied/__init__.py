@@ -10,8 +10,12 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that `import embodied` loads neither torch nor Hydra.
-    if name in ("train", "evaluate"):
-        from embodied import experiment
+    if name == "train":
+        from embodied.experiment import train
 
-        return getattr(experiment, name)
+        return train
+    if name == "evaluate":
+        from embodied.assessment import evaluate
+
+        return evaluate
     raise AttributeError(f"module 'embodied' has no attribute {name!r}")

@@ -33,14 +33,22 @@ TARGETS = (
 # Parts of ours that start, load, lock or delete by name: a config that could call them could do
 # anything, for instance allow more targets.
 _MACHINERY = (
+    "embodied.assessment",
     "embodied.build",
     "embodied.checkpoint",
     "embodied.evaluate",
     "embodied.experiment",
+    "embodied.films",
+    "embodied.gathering",
+    "embodied.judging",
+    "embodied.loading",
     "embodied.locks",
     "embodied.preflight",
     "embodied.resume",
     "embodied.robustness",
+    "embodied.shards",
+    "embodied.simulators",
+    "embodied.stopwatch",
     "embodied.train",
 )
 _SPECIAL = {"_target_", "_args_", "_partial_", "_convert_", "_recursive_"}

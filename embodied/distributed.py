@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from embodied.devices import choose_device
 from embodied.networks.transformer import Block
 
 
@@ -50,16 +51,6 @@ class World:
     def close(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto" is the GPU where there is one; anything else is taken by its word."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={name} was asked for, but torch sees no GPU; use device=cpu")
-    return device
 
 
 def join(device: str = "auto") -> World:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from embodied.progress import Progress
 from embodied.results import Outcome
 from embodied.rollout import Actor, Arrays, Mask
 from embodied.suites import Assignment, SlotError
@@ -18,6 +19,22 @@ from embodied.suites import Assignment, SlotError
 logger = logging.getLogger(__name__)
 Frames = list[NDArray[np.uint8]]
 Film = Callable[[int, Frames], None]
+Outcomes = dict[int, Outcome]  # by the number of the trial
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An episode and how it is judged.
+
+    Attributes:
+        max_steps: horizon, environment steps.
+        success: "any" ends the episode at its first success, which decides it; "final" counts
+            success at the last step.
+    """
+
+    assignment: Assignment
+    max_steps: int
+    success: str = "any"
 
 
 @dataclass
@@ -36,13 +53,11 @@ class _Run:
 class _Slots:
     """N slots that take the next assignment when free, and what became of each."""
 
-    def __init__(
-        self, actor: Actor, envs: Any, assignments: Sequence[Assignment], film: Film | None
-    ) -> None:
-        self.actor, self.envs, self.assignments, self.film = actor, envs, assignments, film
+    def __init__(self, actor: Actor, envs: Any, trials: Sequence[Trial], film: Film | None) -> None:
+        self.actor, self.envs, self.trials, self.film = actor, envs, trials, film
         self.runs: list[_Run | None] = [None] * envs.num_envs
-        self.outcomes: dict[int, Outcome] = {}
-        self.queue: Iterator[int] = iter(range(len(assignments)))
+        self.ended: Outcomes = {}
+        self.queue: Iterator[int] = iter(range(len(trials)))
 
     @property
     def active(self) -> Mask:
@@ -54,31 +69,32 @@ class _Slots:
         for slot, run in enumerate(self.runs):
             if run is None and (index := next(self.queue, None)) is not None:
                 self.runs[slot] = _Run(index)
-                chosen[slot] = self.assignments[index]
-                self.actor.reset(slot, self.assignments[index])
+                chosen[slot] = assignment = self.trials[index].assignment
+                self.actor.reset(slot, assignment)
         started = np.array([assignment is not None for assignment in chosen])
         if started.any():
             options = {"reset_mask": started, "assignments": chosen}
             observation, _ = self._call(self.envs.reset, options=options)
             self._observe(observation, started & self.active)
 
-    def step(self, action: NDArray[np.float32], *, max_steps: int, success: str) -> None:
+    def step(self, action: NDArray[np.float32]) -> None:
         """One environment step in the active slots; frees those whose episodes end."""
         before = self.active
         observation, reward, terminated, truncated, info = self._call(self.envs.step, action)
         for slot in np.flatnonzero(self.active).tolist():
             run = self.runs[slot]
             assert run is not None
+            trial = self.trials[run.index]
             run.steps += 1
             run.reward += float(reward[slot])
             now = bool(info["success"][slot])
-            run.success = now or (run.success and success == "any")
+            run.success = now or (run.success and trial.success == "any")
             if "metrics" in info:
                 run.metrics = info["metrics"][slot] or run.metrics
             if info["unstable"][slot]:
                 run.reason = str(info["reason"][slot]) or "unstable simulation"
-            ended = terminated[slot] or truncated[slot] or run.steps >= max_steps
-            if ended or run.reason or (now and success == "any"):
+            ended = terminated[slot] or truncated[slot] or run.steps >= trial.max_steps
+            if ended or run.reason or (now and trial.success == "any"):
                 self._finish(slot, run)
         after = self.active
         self.envs.halt(before & ~after)
@@ -102,18 +118,23 @@ class _Slots:
             self.actor.observe(observation, slots)
 
     def _finish(self, slot: int, run: _Run) -> None:
-        self.outcomes[run.index] = Outcome(
-            assignment=self.assignments[run.index],
+        self.ended[run.index] = Outcome(
+            assignment=self.trials[run.index].assignment,
             success=run.success and not run.reason,
             steps=run.steps,
             reward=run.reward,
             valid=not run.reason,
             reason=run.reason,
-            metrics=run.metrics,
+            metrics={name: x for name, x in run.metrics.items() if math.isfinite(x)},
         )
         if self.film is not None:
             self.film(run.index, run.frames)
         self.runs[slot] = None
+
+    def take_ended(self) -> Outcomes:
+        """The outcomes since the last call."""
+        ended, self.ended = self.ended, {}
+        return ended
 
     def record(self, every: int) -> None:
         """Keeps a frame of each slot whose step count is a multiple of `every`."""
@@ -123,6 +144,47 @@ class _Slots:
         for run, is_due, frame in zip(self.runs, due, self.envs.render(), strict=True):
             if run is not None and is_due and frame is not None:
                 run.frames.append(frame)
+
+
+def play(
+    actor: Actor,
+    envs: Any,
+    trials: Sequence[Trial],
+    *,
+    film: Film | None = None,
+    film_every: int = 4,
+) -> Iterator[Outcomes]:
+    """Runs the trials and yields after every step what has ended in it, which is mostly nothing.
+
+    All slots plan at the same time, so an episode begins at a planning step. Where a slot fails on
+    reset or step (`SlotError`), its episode is lost: the outcome is invalid, and the others go on.
+
+    Args:
+        envs: a vector environment that takes assignments on reset (see `embodied_envs.vector`).
+        film: called with (number of the trial, frames) as episodes end; needs rendering
+            environments.
+        film_every: environment steps between frames.
+
+    Raises:
+        SlotError: an environment cannot render. It is not counted as lost, because where one frame
+            cannot be drawn, such as on a machine without a renderer, no other can.
+    """
+    slots, missing, clock = _Slots(actor, envs, trials, film), len(trials), 0
+    while missing:
+        if not slots.active.any():
+            clock = 0
+        # All slots are drawn at once. Begun in step, they also need their frames at once.
+        if film is None or clock % film_every == 0:
+            slots.begin()
+        plan = actor.plan(slots.active)
+        clock += actor.action_horizon
+        for j in range(actor.action_horizon):
+            if slots.active.any():
+                slots.record(film_every)
+                slots.step(plan[:, j])
+            ended = slots.take_ended()
+            missing -= len(ended)
+            yield ended
 
 
 def evaluate(
@@ -136,36 +198,11 @@ def evaluate(
     film_every: int = 4,
     description: str = "evaluate",
 ) -> tuple[Outcome, ...]:
-    """One outcome for each assignment, in their order, whatever slot each ran in.
-
-    All slots plan at the same time, so an episode begins at a planning step. With
-    `success="any"` an episode ends at its first success, which decides it. Where a slot fails on
-    reset or step (`SlotError`), its episode is lost: the outcome is invalid, and the others go on.
-
-    Args:
-        envs: a vector environment that takes assignments on reset (see `embodied_envs.vector`).
-        film: called with (episode index, frames) as episodes end; needs rendering environments.
-        film_every: environment steps between frames.
-
-    Raises:
-        SlotError: an environment cannot render. It is not counted as lost, because where one frame
-            cannot be drawn, such as on a machine without a renderer, no other can.
-    """
-    slots = _Slots(actor, envs, assignments, film)
-    with tqdm(total=len(assignments), desc=description, unit="episode") as bar:
-        while len(slots.outcomes) < len(assignments):
-            slots.begin()
-            plan = actor.plan(slots.active)
-            for j in range(actor.action_horizon):
-                if slots.active.any():
-                    slots.record(film_every)
-                    slots.step(plan[:, j], max_steps=max_steps, success=success)
-                _show(bar, slots.outcomes)
-    return tuple(slots.outcomes[i] for i in range(len(assignments)))
-
-
-def _show(bar: Any, outcomes: Mapping[int, Outcome]) -> None:
-    if ended := len(outcomes) - bar.n:
-        wins = sum(outcome.success for outcome in outcomes.values())
-        bar.set_postfix(success=f"{wins / len(outcomes):.3f}", refresh=False)
-        bar.update(ended)
+    """One outcome for each assignment, in their order, whatever slot each ran in; see `play`."""
+    trials = [Trial(each, max_steps, success) for each in assignments]
+    outcomes: Outcomes = {}
+    with Progress({description: len(trials)}) as progress:
+        for ended in play(actor, envs, trials, film=film, film_every=film_every):
+            outcomes |= ended
+            progress.add(description, ended.values())
+    return tuple(outcomes[i] for i in range(len(trials)))

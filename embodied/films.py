@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from embodied.evaluation import Frames, evaluate
+from embodied.policies.base import Policy
+from embodied.protocols import Protocol
 from embodied.report import Video
 from embodied.results import Evaluation, Outcome
 from embodied.rollout import Actor
+from embodied.shards import control
+from embodied.simulators import open_envs
+from embodied.suites import Suite
 from embodied.video import encode_mp4
 
 logger = logging.getLogger(__name__)
@@ -71,3 +76,36 @@ def film(
         path.write_bytes(encode_mp4(reels[index], fps=rate_hz / every))
         videos.append(Video(f"{a.instruction} (goal {a.goal})", a.task, outcome.success, path))
     return videos
+
+
+def make_films(
+    config: Mapping[str, Any],
+    evaluation: Evaluation,
+    suite: Suite,
+    protocol: Protocol,
+    policy: Policy,
+    run: Path,
+) -> tuple[list[Video], str]:
+    """Films, or none and the reason why."""
+    settings = config["video"]
+    chosen = choose(evaluation, settings["per_task"])
+    if not chosen:
+        return [], "video.per_task is 0"
+    try:
+        # Others draw no pictures.
+        simulators = {**config["env"], "backend": "python"}
+        with open_envs(suite, simulators, render_size=tuple(settings["size"])) as envs:
+            videos = film(
+                chosen,
+                make_actor=lambda envs: control(policy, envs, config["eval"]),
+                envs=envs,
+                folder=run / "videos",
+                max_steps=protocol.max_steps,
+                success=protocol.success,
+                every=settings["every"],
+                rate_hz=suite.rate_hz,
+            )
+    except (ImportError, RuntimeError) as error:  # no renderer or no encoder: results still count
+        logger.warning("no films: %s", error)
+        return [], str(error)
+    return videos, ""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 
 from embodied.build import ConfigError, instantiate
+from embodied.parts import MAIN, asked
 from embodied.policies.base import Policy
 from embodied.robustness import check_arms
 from embodied.structs import Spec
-from embodied.suites import Suite
+from embodied.suites import Suite, image_profile
 
+logger = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 
 _COUNTS = (
@@ -21,7 +24,7 @@ _COUNTS = (
     ("train.save_every", 1),
     ("train.log_every", 1),
     ("train.keep", 1),
-    ("eval.num_envs", 1),
+    ("env.num_envs", 1),
     ("eval.inference_batch", 1),
     ("video.per_task", 0),
     ("video.every", 1),
@@ -35,10 +38,11 @@ def check_config(config: Config, suite: Suite) -> None:
     none fails after training.
     """
     problems = [line for key, least in _COUNTS for line in _count_problems(config, key, least)]
+    problems += _evaluation_problems(config)
     if problems:
         raise ConfigError("\n".join(problems))
-    for node in (config["protocol"], *config.get("probes", {}).values()):
-        instantiate(node).assignments(suite)
+    for part in asked(config, suite):
+        part.trials()
     check_arms(config, suite, instantiate(config["protocol"]))
 
 
@@ -50,19 +54,48 @@ def _count_problems(config: Config, key: str, least: int) -> list[str]:
     return [f"E_CONFIG_VALUE: {key} must be a whole number >= {least}, got {value!r}"]
 
 
+def _evaluation_problems(config: Config) -> list[str]:
+    shards, timeout_s = config["shards"], config["env"]["timeout_s"]
+    found = []
+    if shards is not None and not (type(shards) is int and shards >= 1):
+        found.append(f"shards must be a whole number >= 1, or null, got {shards!r}")
+    if not (isinstance(timeout_s, int | float) and timeout_s > 0):
+        found.append(f"env.timeout_s must be a number of seconds > 0, got {timeout_s!r}")
+    if MAIN in config.get("probes", {}):
+        found.append(f"probes.{MAIN} has the name of the main protocol; rename it")
+    return [f"E_CONFIG_VALUE: {line}" for line in found]
+
+
 def check_policy(config: Config, policy: Policy, suite: Suite) -> None:
-    """Raises ValueError unless the policy can act in the suite as the config asks."""
+    """Raises ValueError unless the policy can act in the suite, and in those of the probes."""
     action_horizon = config["eval"]["action_horizon"]
     if type(action_horizon) is not int or not 1 <= action_horizon <= policy.pred_horizon:
         raise ConfigError(
             f"E_CONFIG_VALUE: eval.action_horizon must lie in [1, {policy.pred_horizon}] (the "
             f"policy's pred_horizon), got {action_horizon!r}"
         )
-    env = suite.make_env()
-    try:
-        check_spaces(policy.spec, env.observation_space, env.action_space, name=suite.name)
-    finally:
-        env.close()
+    seen: list[Suite] = []  # suites need not be hashable
+    for part in asked(config, suite):
+        if part.suite in seen:
+            continue
+        seen.append(part.suite)
+        env = part.suite.make_env()
+        try:
+            check_spaces(policy.spec, env.observation_space, env.action_space, name=part.suite.name)
+        finally:
+            env.close()
+        _warn_of_profile(policy.spec, part.suite)
+
+
+def _warn_of_profile(spec: Spec, suite: Suite) -> None:
+    learned, shown = spec.render_profile, image_profile(suite)
+    if None not in (learned, shown) and learned != shown:
+        logger.warning(
+            "the policy learned from images drawn with render_profile=%s and will see %s: the "
+            "results measure that too, and are named by what it sees",
+            learned,
+            shown,
+        )
 
 
 def check_spaces(

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from embodied.suites import Assignment, Suite
+from embodied.suites import Assignment, Suite, image_profile
 
 Wording = Literal["canonical", "held_out", "other"]
 _WORDINGS = ("canonical", "held_out", "other")
@@ -26,6 +26,7 @@ class Protocol:
         benchmark_seed: which list of goals; also enters each episode's seed.
         wording: tells the policy each task's canonical instruction, its held-out paraphrases in
             turn, or ("other") another task's instruction.
+        suite: for a probe: where its episodes run instead of the run's suite, with equal spaces.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Protocol:
     success: Literal["any", "final"] = "any"
     benchmark_seed: int = 0
     wording: Wording = "canonical"
+    suite: Suite | None = None
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -43,8 +45,16 @@ class Protocol:
         if self.wording not in _WORDINGS:
             raise ValueError(f"wording must be one of {_WORDINGS}, got {self.wording!r}")
 
+    def name_on(self, suite: Suite) -> str:
+        """What results are called, such as "mt-v3@fast" where a policy sees images drawn "fast".
+
+        So figures from images drawn in different ways are of different protocols and never mix.
+        """
+        profile = image_profile(suite)
+        return self.name if profile is None else f"{self.name}@{profile}"
+
     def assignments(self, suite: Suite) -> tuple[Assignment, ...]:
-        """The episodes, goal by goal, so that neighbours in the list are different tasks."""
+        """The episodes in a suite, goal by goal, so that neighbours are different tasks."""
         if not 1 <= self.goals_per_task <= suite.num_goals:
             raise ValueError(
                 f"goals_per_task must lie in [1, {suite.num_goals}] ({suite.name}'s num_goals), "

@@ -55,7 +55,7 @@ class Outcome:
         reward: sum over the episode, environment units; may be NaN where invalid.
         valid: False if the simulator became unstable or a worker died.
         reason: why it is invalid; empty where it is valid.
-        metrics: further measures of the episode, by the environment; the last value of each.
+        metrics: further measures of the episode, by the environment: the last values, if finite.
     """
 
     assignment: Assignment

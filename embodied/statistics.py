@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 _CHUNK = 4_000_000  # random draws held in memory at once, 32 MB
@@ -41,7 +40,7 @@ def wilson(successes: int, episodes: int, *, confidence: float = 0.95) -> Estima
         raise ValueError(f"successes must lie in [0, {episodes}] (the episodes), got {successes}")
     if episodes == 0:
         return Estimate(math.nan, 0.0, 1.0, 0)
-    test = stats.binomtest(successes, episodes)
+    test = _scipy().binomtest(successes, episodes)
     interval = test.proportion_ci(confidence_level=confidence, method="wilson")
     return Estimate(successes / episodes, float(interval.low), float(interval.high), episodes)
 
@@ -125,7 +124,7 @@ def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
     only_b = int(np.sum((first == 0) & (second == 1)))
     if only_a + only_b == 0:
         return 1.0
-    return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    return float(_scipy().binomtest(only_a, only_a + only_b, 0.5).pvalue)
 
 
 def paired_bootstrap(
@@ -173,7 +172,7 @@ def required_episodes(
             "difference and discordance must satisfy 0 < |difference| <= discordance <= 1, got "
             f"difference={difference} and discordance={discordance}"
         )
-    z_alpha, z_beta = stats.norm.ppf(1 - alpha / 2), stats.norm.ppf(power)
+    z_alpha, z_beta = _scipy().norm.ppf(1 - alpha / 2), _scipy().norm.ppf(power)
     spread = z_alpha * math.sqrt(discordance) + z_beta * math.sqrt(discordance - effect**2)
     return int(np.ceil((spread / effect) ** 2 + 1 / effect))
 
@@ -227,7 +226,14 @@ def _resampled_means(scores: Floats, resamples: int, rng: np.random.Generator) -
 
 def _tango_at_the_limit(difference: float, episodes: int, confidence: float) -> Estimate:
     """Tango's interval where all pairs have the same difference, -1, 0 or 1; closed form."""
-    z2 = float(stats.norm.ppf((1 + confidence) / 2)) ** 2
+    z2 = float(_scipy().norm.ppf((1 + confidence) / 2)) ** 2
     half = (1 + abs(difference)) * z2 / (episodes + z2)
     low, high = max(-1.0, difference - half), min(1.0, difference + half)
     return Estimate(difference, low, high, episodes)
+
+
+def _scipy() -> Any:
+    # Late: it takes as long to import as torch, and shards of an evaluation compute no interval.
+    from scipy import stats
+
+    return stats

@@ -110,6 +110,7 @@ class Spec:
         action_low, action_high: (A,) bounds, environment units.
         cameras: camera name -> (h, w) in pixels.
         rate_hz: control rate in Hz.
+        render_profile: how a simulator drew the images; None where a camera or nobody did.
     """
 
     state_dim: int
@@ -118,6 +119,7 @@ class Spec:
     action_high: tuple[float, ...]
     rate_hz: float
     cameras: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    render_profile: str | None = None
 
 
 @dataclass(frozen=True)

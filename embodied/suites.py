@@ -122,6 +122,21 @@ class Playful(Protocol):
 
 
 @runtime_checkable
+class Drawn(Protocol):
+    """A suite that can draw what its policies observe in several ways."""
+
+    @property
+    def image_profile(self) -> str | None:
+        """The name of the way; None where the policy observes no images."""
+        ...
+
+
+def image_profile(suite: Suite) -> str | None:
+    """How the images that a policy observes are drawn; None where there are none, or one way."""
+    return suite.image_profile if isinstance(suite, Drawn) else None
+
+
+@runtime_checkable
 class Perturbation(Protocol):
     """One thing that makes the episodes of any suite harder, with a strength.
 

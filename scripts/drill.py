@@ -37,8 +37,8 @@ SETTINGS = (
     "train.save_every=1",
     "train.log_every=3",
     "protocol.goals_per_task=1",
-    "eval.num_envs=4",
-    "eval.workers=0",
+    "env.num_envs=4",
+    "env.workers=0",
     "video.per_task=0",
     "~probes",
 )
@@ -87,7 +87,7 @@ def drill(
     command = [sys.executable, str(_TRAIN), f"data_dir={folder / 'data'}", f"train.steps={steps}"]
     command += settings
     unbroken, broken = folder / "unbroken", folder / "broken"
-    _finish([*command, f"run_dir={unbroken}"])
+    finish([*command, f"run_dir={unbroken}"])
     command.append(f"run_dir={broken}")
     generator = random.Random(seed)
     at_steps = sorted(generator.sample(range(1, steps), kills))
@@ -96,11 +96,12 @@ def drill(
         wait = 0.0 if i % 2 else generator.uniform(0, 0.1)
         killed, in_save = _kill(command, broken / "checkpoints", step, wait)
         done, inside = done + killed, inside + in_save
-    _finish(command)
+    finish(command)
     return Card(done, inside, tuple(differences(unbroken, broken)))
 
 
-def _finish(command: Sequence[str]) -> None:
+def finish(command: Sequence[str]) -> None:
+    """Runs a command that is expected to succeed."""
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode:
         raise RuntimeError(f"the run failed by itself:\n{process.stderr[-2000:]}")

@@ -9,7 +9,7 @@ def main(config: DictConfig) -> None:
     from embodied.cli import clear_errors  # late: --help must not wait for torch
 
     with clear_errors():
-        from embodied.experiment import evaluate
+        from embodied.assessment import evaluate
 
         print(f"results: {evaluate(config)}")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +27,8 @@ from embodied.policies.chunk import ChunkPolicy
 from embodied.structs import Condition, Observation, Spec
 
 torch.set_num_threads(1)
+_cache = tempfile.TemporaryDirectory(prefix="embodied-")
+os.environ.setdefault("EMBODIED_CACHE", _cache.name)  # the user's own stays as it is
 settings.register_profile("patient", deadline=None)  # the first example pays for lazy imports
 settings.load_profile("patient")
 
@@ -48,8 +52,8 @@ TINY = (
     "train.log_every=1",
     "protocol.goals_per_task=1",
     "protocol.max_steps=10",
-    "eval.num_envs=4",
-    "eval.workers=0",
+    "env.num_envs=4",
+    "env.workers=0",
     "eval.inference_batch=4",
     "video.per_task=0",
     "~probes",

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from embodied.data.windows import Windows
-from scripts.bench import evaluation, latency, loader, train
+from scripts.bench import evaluation, latency, loader, metaworld, render, train
 from scripts.bench._common import Case, Rates, figure, measure, rate_rows, ratios, spread
 from scripts.bench._setup import Items, RandomEpisodes, collated
 
@@ -133,3 +133,39 @@ def test_the_evaluation_benchmark_times_three_things(
     content = run(evaluation.main, tmp_path / "evaluation.json", *sizes)
     check_tables(content, capsys.readouterr().out, "AsyncVectorEnv", "ours, 20 slots", "mj_step")
     assert len(content["tables"]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_metaworld_benchmark_tells_first_visits_from_later_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ("--seconds", "0", "--reset-seconds", "0", "--seeds", "1", "--constructions", "2")
+    content = run(metaworld.main, tmp_path / "metaworld.json", *sizes)
+    names = ("SyncVectorEnv", "0 workers", "never visited", "nothing on disk", "mj_step")
+    check_tables(content, capsys.readouterr().out, *names)
+    assert len(content["tables"]) == 4
+
+
+def test_pictures_are_compared_by_noise_and_by_what_is_visible() -> None:
+    wanted = np.zeros((2, 2, 3), np.uint8)
+    image = wanted.copy()
+    image[0, 0, 1] = 255
+    image[1, 1] = 16  # just not visible
+    psnr, off = render.distance(image, wanted)
+    assert psnr == pytest.approx(10 * np.log10(255**2 * 12 / (255**2 + 3 * 16**2)))
+    assert off == 0.25
+    assert render.distance(wanted, wanted) == (np.inf, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_render_benchmark_compares_profiles(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ("--seconds", "0", "--tasks", "1", "--sizes", "128")
+    content = run(render.main, tmp_path / "render.json", *sizes)
+    check_tables(content, capsys.readouterr().out, "mujoco.Renderer", "fast", "faithful", "native")
+    rows = {row["case"]: row for row in content["tables"]["128 x 128 pixels (worst task)"]}
+    assert rows["native"]["PSNR dB"] == "inf (inf)"
+    assert float(rows["faithful"]["PSNR dB"].split()[0]) >= 34

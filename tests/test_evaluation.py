@@ -197,6 +197,31 @@ def test_the_number_of_slots_changes_no_outcome(horizon: int) -> None:
         assert run(make_vec(SUITE, num_envs), horizon=horizon) == undisturbed(horizon)
 
 
+class MeasuringSuite(FaultySuite):
+    """Each step tells the way gone so far, and what is not known yet."""
+
+    def make_env(self, *, render_size: tuple[int, int] | None = None) -> PointEnv:
+        return MeasuringEnv(self, render_size)
+
+
+class MeasuringEnv(FaultyEnv):
+    def step(self, action: Any) -> Any:
+        *seen, info = super().step(action)
+        return *seen, {**info, "metrics": {"steps": float(self.count), "unknown": np.nan}}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_last_finite_measures_of_an_episode_stand_in_its_outcome(workers: int) -> None:
+    assignments = with_faults({1: "raise at 4", 2: "raise at 0"})
+    envs = make_vec(MeasuringSuite(max_steps=MAX_STEPS), 3, workers=workers)
+    outcomes = run(envs, assignments)
+    envs.close()
+    assert {outcome.steps for outcome in outcomes} != {MAX_STEPS}
+    for index, outcome in enumerate(outcomes):
+        known = {"steps": float(outcome.steps)} if index != 2 else {}
+        assert outcome.metrics == known
+
+
 def test_no_assignments_have_no_outcomes() -> None:
     assert run(make_vec(SUITE, 2), []) == ()
 
@@ -370,6 +395,24 @@ def test_films_hold_every_nth_frame_of_their_episode() -> None:
         steps = outcomes[index].steps + (index == 1)
         assert len(frames) == -(-steps // 5)
         assert all(frame.shape == (4, 6, 3) for frame in frames)
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 3])
+def test_nothing_is_drawn_but_the_frames_of_films(horizon: int) -> None:
+    envs = make_vec(FaultySuite(max_steps=MAX_STEPS), 3, render_size=(4, 6))
+    drawn: list[int] = []
+    reels: dict[int, Frames] = {}
+    render = envs.render
+
+    def count() -> Any:
+        frames = render()
+        drawn.append(sum(frame is not None for frame in frames))
+        return frames
+
+    envs.render = count  # type: ignore[method-assign]
+    actor = Wanderer(3, horizon)
+    evaluate(actor, envs, ASSIGNMENTS, max_steps=MAX_STEPS, film=reels.__setitem__, film_every=4)
+    assert sum(drawn) == sum(len(frames) for frames in reels.values()) > len(ASSIGNMENTS)
 
 
 def test_a_film_without_a_renderer_is_given_up(caplog: pytest.LogCaptureFixture) -> None:

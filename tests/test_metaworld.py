@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import metaworld
 import mujoco
@@ -19,23 +19,26 @@ from embodied.suites import Suite
 from embodied_envs import metaworld_env
 from embodied_envs.metaworld import MetaWorld, MetaWorldEnv
 from embodied_envs.metaworld_goals import ALL_TASKS, BENCHMARKS, NUM_GOALS, goal_vectors
+from embodied_envs.metaworld_lean import CHANGED_BY_RESET, Prepared
 from embodied_envs.metaworld_simulator import (
-    CHANGED_BY_RESET,
-    aim,
+    STIRRED_BY_PLACING,
+    Kind,
     build_simulator,
-    compiled_model,
-    working_model,
+    start,
+    take_simulator,
 )
+from embodied_envs.rendering import FAITHFUL, FAST, Profile
 from embodied_envs.vitals import VitalSigns, trouble
 
 # besides MT10: a target that is a view into the simulator, two objects, static methods
 VARIED_TASKS = (*BENCHMARKS["MT10"]["train"], "basketball-v3", "hammer-v3", "box-close-v3")
 IDLE = np.zeros(4, np.float32)
-SIMULATED = (
-    *("time", "qpos", "qvel", "qacc", "qacc_warmstart", "ctrl", "mocap_pos", "mocap_quat"),
+PLACED = (
+    *("time", "qpos", "qvel", "qacc_warmstart", "ctrl", "mocap_pos", "mocap_quat"),
     *("xpos", "xquat", "xmat", "xipos", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat"),
-    *("cam_xpos", "light_xpos", "cinert", "qM", "qfrc_constraint", "actuator_force", "efc_force"),
+    *("cam_xpos", "cam_xmat", "light_xpos", "light_xdir", "subtree_com", "cinert"),
 )
+SIMULATED = (*PLACED, "qacc", "qM", "qfrc_constraint", "actuator_force", "efc_force")
 
 
 def only(task: str, **fields: Any) -> MetaWorld:
@@ -46,10 +49,21 @@ def library_vectors(tasks: list[metaworld.types.Task], name: str) -> NDArray[np.
     return np.stack([pickle.loads(t.data)["rand_vec"] for t in tasks if t.env_name == name])
 
 
-def library_env(task: str, vector: NDArray[np.float64], *, hidden: bool) -> Any:
+def library_env(
+    task: str,
+    vector: NDArray[np.float64],
+    *,
+    hidden: bool,
+    version: str = "v2",
+    compile_anew: bool = True,
+) -> Any:
+    """The library's own simulator; where many are needed, around a copy of our compiled model."""
     cls = env_dict.ENV_CLS_MAP[task]
     data = {"rand_vec": vector, "env_cls": cls, "partially_observable": hidden}
-    env = cls()
+    if compile_anew:
+        env = cls(reward_function_version=version)
+    else:
+        env = build_simulator(Kind(task, version), lambda cls: type("Stock", (Prepared, cls), {}))
     env.set_task(metaworld.types.Task(env_name=task, data=pickle.dumps(data)))
     return env
 
@@ -58,7 +72,7 @@ def some_action(suite: MetaWorld, env: MetaWorldEnv, rng: np.random.Generator) -
     """Mostly the expert's, so that objects are touched, at times random and out of bounds."""
     if rng.random() < 0.3:
         return rng.uniform(-1.5, 1.5, 4).astype(np.float32)
-    return suite.expert(env._task or "")(env.full_observation)
+    return suite.expert(env._kind.task)(env.full_observation)
 
 
 def rollout(env: MetaWorldEnv, steps: int = 30, **options: Any) -> list[tuple[Any, ...]]:
@@ -71,11 +85,13 @@ def rollout(env: MetaWorldEnv, steps: int = 30, **options: Any) -> list[tuple[An
     return trajectory
 
 
-def check_equals_the_library(task: str, goal: int, steps: int) -> None:
-    suite = only(task)
-    env = suite.make_env()
+def check_equals_the_library(
+    task: str, goal: int, steps: int, env: MetaWorldEnv | None = None, version: Any = "v2"
+) -> None:
+    suite = only(task, reward_version=version)
     vector = goal_vectors("MT1", "train", (task,), task, 0)[goal]
-    theirs = library_env(task, vector, hidden=False)
+    theirs = library_env(task, vector, hidden=False, version=version, compile_anew=env is None)
+    env = env or suite.make_env()
     expected, _ = theirs.reset()
     env.reset(options={"goal": goal})
     np.testing.assert_array_equal(env.full_observation, expected)
@@ -219,9 +235,36 @@ def test_observations_rewards_and_success_are_the_librarys(task: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ALL_TASKS)
-def test_whole_episodes_of_every_task_are_the_librarys(task: str) -> None:
-    for goal in (0, 17):
-        check_equals_the_library(task, goal, steps=150)
+def test_a_sequence_of_episodes_of_any_task_is_that_of_new_simulators_of_the_library(
+    task: str,
+) -> None:
+    check_a_sequence_of_episodes(task, steps=150)
+
+
+def test_a_sequence_of_episodes_is_that_of_new_simulators_of_the_library() -> None:
+    check_a_sequence_of_episodes("basketball-v3", steps=20)  # its target is a view into the data
+
+
+def check_a_sequence_of_episodes(task: str, steps: int) -> None:
+    env = only(task).make_env()
+    for goal in (17, 0, 17):
+        check_equals_the_library(task, goal, steps, env)
+        explode(env)
+
+
+def explode(env: MetaWorldEnv) -> None:
+    """Leaves as bad a simulation as there can be."""
+    data = env._simulator.data
+    for name in ("qpos", "qvel", "qacc_warmstart", "xfrc_applied", "mocap_pos"):
+        getattr(data, name)[:] = np.nan
+    assert env.step(IDLE)[4]["unstable"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ALL_TASKS)
+def test_the_first_rewards_of_any_task_are_the_librarys(task: str) -> None:
+    env = only(task, reward_version="v1").make_env()
+    check_equals_the_library(task, goal=5, steps=100, env=env, version="v1")
 
 
 def test_a_hidden_goal_is_zero_as_in_the_library_but_the_expert_still_has_it() -> None:
@@ -251,30 +294,79 @@ def test_an_episode_does_not_depend_on_what_ran_before_in_the_environment() -> N
     assert rollout(env, task="push-v3", goal=4) == expected
 
 
-def test_a_reset_that_skips_known_physics_leaves_the_same_simulation() -> None:
-    for task in BENCHMARKS["MT10"]["train"]:
-        check_a_repeated_reset(task)
+@pytest.mark.parametrize("task", ["drawer-open-v3", "box-close-v3"])
+def test_a_reset_without_physics_leaves_the_librarys_simulation(task: str) -> None:
+    check_simulation_after_a_reset(task)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ALL_TASKS)
-def test_a_repeated_reset_of_any_task_leaves_the_same_simulation(task: str) -> None:
-    check_a_repeated_reset(task)
+def test_a_reset_of_any_task_leaves_the_librarys_simulation(task: str) -> None:
+    check_simulation_after_a_reset(task)
 
 
-def check_a_repeated_reset(task: str) -> None:
+def check_simulation_after_a_reset(task: str) -> None:
     env = only(task).make_env()
     env.reset(options={"goal": 5})
-    type(env._simulator)._before_last_move.clear()
-    found = []
-    for goal in (5, 6, 5):
+    action = np.array([0.5, -0.5, -1.0, 1.0], np.float32)
+    for goal in (6, 5):
+        vector = goal_vectors("MT1", "train", (task,), task, 0)[goal]
+        theirs = library_env(task, vector, hidden=False, compile_anew=False)
+        theirs.reset()
         env.reset(options={"goal": goal})
-        data = env._simulator.data
-        before = [np.array(getattr(data, name)).tobytes() for name in SIMULATED]
-        _, reward, *_ = env.step(np.array([0.5, -0.5, -1.0, 1.0], np.float32))
-        after = [np.array(getattr(data, name)).tobytes() for name in SIMULATED]
-        found.append((before, reward, after))
-    assert found[0] == found[2] != found[1]
+        ours = env._simulator
+        for names in (PLACED, SIMULATED):
+            for name in names:
+                expected = np.array(getattr(theirs.data, name))
+                np.testing.assert_array_equal(getattr(ours.data, name), expected, err_msg=name)
+            assert env.step(action)[1] == theirs.step(action)[1]
+
+
+def test_where_nothing_stirs_all_goals_share_one_settled_state() -> None:
+    check_settled_states("drawer-open-v3", seeds=1)
+    with pytest.raises(AssertionError):
+        check_settled_states("box-close-v3", seeds=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", sorted(set(ALL_TASKS) - STIRRED_BY_PLACING))
+def test_any_task_in_which_nothing_stirs_has_one_settled_state(task: str) -> None:
+    check_settled_states(task, seeds=4)
+
+
+def check_settled_states(task: str, seeds: int) -> None:
+    simulator = take_simulator(Kind(task))
+    simulator._new.attributes["placing_stirs"] = True  # settle anew for each placing
+    states = type(simulator)._settled
+    states.clear()
+    vectors = [goal_vectors("MT1", "train", (task,), task, seed) for seed in range(seeds)]
+    try:
+        for vector in np.concatenate(vectors):
+            start(simulator, vector)
+        assert len({state.tobytes() for pair in states.values() for state in pair}) == 2
+    finally:
+        states.clear()
+
+
+def test_a_task_that_was_left_is_taken_up_with_the_same_simulator_and_the_same_bits() -> None:
+    env = MetaWorld("MT10").make_env()
+    expected = rollout(MetaWorld("MT10").make_env(), task="push-v3", goal=4)
+    assert rollout(env, task="push-v3", goal=4) == expected
+    simulator = env._simulator
+    rollout(env, task="reach-v3", goal=1)
+    other = MetaWorld("MT10").make_env()  # which may take what the first one put aside
+    assert rollout(other, task="push-v3", goal=4) == expected
+    assert other._simulator is simulator
+    assert rollout(env, task="push-v3", goal=4) == expected
+    assert env._simulator is not simulator
+
+
+def test_what_a_simulator_starts_with_cannot_be_written_to() -> None:
+    simulator = take_simulator(Kind("hammer-v3"))
+    start(simulator, goal_vectors("MT1", "train", ("hammer-v3",), "hammer-v3", 0)[0])
+    for array in (simulator.hand_low, simulator.init_config["hand_init_pos"]):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1.0
 
 
 def test_two_environments_of_one_task_do_not_touch_each_other() -> None:
@@ -292,6 +384,9 @@ def test_two_environments_of_one_task_do_not_touch_each_other() -> None:
 
 def test_the_seed_draws_what_the_options_leave_open_and_nothing_else() -> None:
     env = only("reach-v3").make_env()
+    env.reset(seed=3, options={"goal": 8})  # nothing to draw yet
+    late = env.reset()[1]["goal"]
+    assert late == env.reset(seed=3)[1]["goal"]
     first, again, other = (env.reset(seed=seed)[1]["goal"] for seed in (3, 3, 4))
     assert first == again != other
     states = [env.reset(seed=seed, options={"goal": 8})[0]["state"] for seed in (3, 4)]
@@ -355,15 +450,13 @@ def test_resets_of_no_task_change_other_parts_of_a_model(task: str) -> None:
 
 
 def check_only_the_restored_parts_change(task: str) -> None:
-    model, compiled = working_model(task), compiled_model(task)
-    simulator = build_simulator(task, model)
-    aim(simulator, goal_vectors("MT1", "train", (task,), task, 0)[0])
-    simulator.reset()
+    simulator, new = take_simulator(Kind(task)), build_simulator(Kind(task)).model
+    start(simulator, goal_vectors("MT1", "train", (task,), task, 0)[0])
     simulator.step(IDLE)
-    for name in dir(model):
-        value = getattr(model, name, None)
+    for name in dir(simulator.model):
+        value = getattr(simulator.model, name, None)
         if isinstance(value, np.ndarray) and name not in CHANGED_BY_RESET:
-            assert value.tobytes() == getattr(compiled, name).tobytes(), name
+            assert value.tobytes() == getattr(new, name).tobytes(), name
 
 
 # --- instability ---------------------------------------------------------------------------------
@@ -447,12 +540,16 @@ class PaintedRenderer:
     """Stands in for OpenGL: a frame of the goal marker's opacity and the camera's size."""
 
     open_ones = 0
+    profiles: ClassVar[list[Profile]] = []
 
-    def __init__(self, model: mujoco.MjModel, size: tuple[int, int], *, camera: str) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, size: tuple[int, int], *, camera: str, profile: Profile
+    ) -> None:
         self.opacity, self.size = model.site("goal").rgba[3], size
+        PaintedRenderer.profiles.append(profile)
         PaintedRenderer.open_ones += 1
 
-    def frame(self, data: mujoco.MjData) -> NDArray[np.uint8]:
+    def frame(self, data: mujoco.MjData, looks: Any = ()) -> NDArray[np.uint8]:
         return np.full((*self.size, 3), int(100 * self.opacity), np.uint8)
 
     def close(self) -> None:
@@ -464,6 +561,7 @@ def painted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metaworld_env, "FrameRenderer", PaintedRenderer)
     monkeypatch.setattr(metaworld_env, "choose_backend", lambda: None)
     monkeypatch.setattr(PaintedRenderer, "open_ones", 0)
+    monkeypatch.setattr(PaintedRenderer, "profiles", [])
 
 
 @pytest.mark.usefixtures("painted")
@@ -503,3 +601,17 @@ def test_render_needs_a_size_and_renderers_are_closed() -> None:
     assert PaintedRenderer.open_ones == 0
     with pytest.raises(ValueError, match="render_size"):
         suite.make_env().render()
+
+
+@pytest.mark.usefixtures("painted")
+def test_the_profile_is_that_of_observed_images_and_films_are_faithful() -> None:
+    suite = only("reach-v3", observation="mixed", render_profile="fast")
+    env = suite.make_env(render_size=(5, 7))
+    env.reset(options={"goal": 0})
+    assert PaintedRenderer.profiles == [FAST]
+    env.render()
+    assert PaintedRenderer.profiles == [FAST, FAITHFUL]
+    assert suite.image_profile == "fast"
+    assert only("reach-v3", render_profile="fast").image_profile is None  # it observes none
+    with pytest.raises(ValueError, match=r"render_profile must be .*; did you mean 'faithful'"):
+        MetaWorld(render_profile="faitful")

@@ -27,9 +27,9 @@ from embodied_envs.perturbations import (
     DroppedFrames,
     HeldOutWords,
     ObservationNoise,
-    Perturbed,
-    Strength,
+    StartShift,
 )
+from embodied_envs.perturbed import Perturbed, Strength
 from embodied_envs.point import PointSuite
 from embodied_envs.vector import make_vec
 
@@ -41,6 +41,7 @@ ALL: tuple[Strength, ...] = (
     DroppedFrames(0.5),
     ColourJitter(0.4),
     HeldOutWords(0.5),
+    StartShift(3),
 )
 each = pytest.mark.parametrize("perturbation", ALL, ids=[p.name for p in ALL])
 Shown = list[dict[str, NDArray[Any]]]
@@ -227,6 +228,20 @@ def test_dropped_frames_repeat_all_that_was_shown_together() -> None:
 def test_frames_that_are_all_dropped_show_the_first() -> None:
     shown = play(Perturbed(SUITE, DroppedFrames(1)).make_env(), 2, drawn(2))
     assert all(np.array_equal(each["state"], shown[0]["state"]) for each in shown)
+
+
+def test_an_episode_starts_some_steps_of_one_action_away() -> None:
+    shifted = [play(Perturbed(SUITE, StartShift(n)).make_env(), 1, drawn(1, 0)) for n in (0, 1, 3)]
+    still, one, three = (position(shown)[0] for shown in shifted)
+    assert 0 < np.abs(one - still).max() <= 0.05
+    np.testing.assert_allclose(three - still, 3 * (one - still), atol=1e-6)
+
+
+def test_a_shift_that_would_end_the_episode_leaves_its_start_as_it_was() -> None:
+    suite = replace(SUITE, max_steps=2)
+    envs = [Perturbed(suite, StartShift(steps)).make_env() for steps in (0, 2)]
+    still, shifted = (play(env, 1, drawn(1, 1)) for env in envs)
+    assert same(still, shifted)
 
 
 def test_the_light_is_one_factor_of_each_channel_for_a_whole_episode() -> None:

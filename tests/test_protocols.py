@@ -9,6 +9,9 @@ import pytest
 
 from embodied.protocols import Protocol, other_task
 from embodied.suites import Suite, Texts
+from embodied_envs.metaworld import MetaWorld
+from embodied_envs.perturbations import ActionDelay
+from embodied_envs.perturbed import Perturbed
 from embodied_envs.point import TASKS, PointSuite
 
 SUITE = PointSuite()
@@ -122,3 +125,14 @@ def test_wrong_settings_are_named_with_their_choices() -> None:
     for count in (0, 51):
         with pytest.raises(ValueError, match=rf"goals_per_task must lie in \[1, 50\].*got {count}"):
             Protocol("p", goals_per_task=count).assignments(SUITE)
+
+
+def test_the_name_tells_how_the_images_are_drawn_wherever_there_are_any() -> None:
+    protocol = Protocol("mt-v3")
+    assert protocol.name_on(MetaWorld()) == "mt-v3"
+    assert protocol.name_on(MetaWorld(render_profile="fast")) == "mt-v3"
+    seen = MetaWorld(observation="pixels", render_profile="fast")
+    assert protocol.name_on(seen) == "mt-v3@fast"
+    assert protocol.name_on(MetaWorld(observation="mixed")) == "mt-v3@faithful"
+    assert protocol.name_on(Perturbed(seen, ActionDelay(steps=1))) == "mt-v3@fast"
+    assert protocol.name_on(PointSuite(cameras=("top",))) == "mt-v3"  # drawn in one way only

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,15 @@ import pytest
 
 from embodied_envs import rendering
 from embodied_envs.rendering import (
+    FAITHFUL,
+    FAST,
     FrameRenderer,
     RenderingUnavailable,
     choose_backend,
     require_backend,
 )
 
+ROUGH = replace(FAITHFUL, supersampling=1)
 SCENE = """
 <mujoco>
   <visual><headlight ambient="1 1 1" diffuse="0 0 0" specular="0 0 0"/></visual>
@@ -139,7 +143,7 @@ def test_frames_are_upright(scene: tuple[Any, Any], camera: str) -> None:
 
 def test_supersampling_smooths_edges_and_keeps_the_rest(scene: tuple[Any, Any]) -> None:
     model, data = scene
-    with FrameRenderer(model, (41, 61), camera="front", supersampling=1) as plain:
+    with FrameRenderer(model, (41, 61), camera="front", profile=ROUGH) as plain:
         rough = plain.frame(data).astype(int)
     with FrameRenderer(model, (41, 61), camera="front") as renderer:
         smooth = renderer.frame(data).astype(int)
@@ -161,7 +165,7 @@ def test_the_models_own_settings_are_left_as_they_were(scene: tuple[Any, Any]) -
     model, data = scene
     buffer, quality = model.vis.global_, model.vis.quality
     before = buffer.offwidth, buffer.offheight, quality.shadowsize, quality.offsamples
-    with FrameRenderer(model, (500, 700), samples=4) as renderer:  # doubled, beyond 640 x 480
+    with FrameRenderer(model, (500, 700)) as renderer:  # three times that, beyond 640 x 480
         assert renderer.frame(data).shape == (500, 700, 3)
     after = buffer.offwidth, buffer.offheight, quality.shadowsize, quality.offsamples
     assert after == before
@@ -176,9 +180,9 @@ def test_the_fast_profile_draws_no_shadow(scene: tuple[Any, Any]) -> None:
     )
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
-    with FrameRenderer(model, (40, 40), camera="front", supersampling=1) as renderer:
+    with FrameRenderer(model, (40, 40), camera="front", profile=ROUGH) as renderer:
         shaded = renderer.frame(data).astype(int)
-    with FrameRenderer.fast(model, (40, 40), camera="front") as renderer:
+    with FrameRenderer(model, (40, 40), camera="front", profile=FAST) as renderer:
         bright = renderer.frame(data).astype(int)
     floor_rows = slice(30, 40)
     assert (bright[floor_rows] - shaded[floor_rows]).max() > 20
@@ -202,8 +206,13 @@ def test_a_wrong_camera_is_named_with_the_choices(scene: tuple[Any, Any]) -> Non
     for camera in ("side", 2, -2):
         with pytest.raises(ValueError, match=rf"camera {camera!r} is not .*: front, hanging"):
             FrameRenderer(scene[0], (8, 8), camera=camera)
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="size must be"):
         FrameRenderer(scene[0], (0, 8))
+
+
+def test_a_profile_without_pixels_is_refused() -> None:
+    with pytest.raises(ValueError, match="supersampling must be 1 or more, got 0"):
+        replace(FAITHFUL, supersampling=0)
 
 
 def test_a_closed_renderer_says_so(scene: tuple[Any, Any]) -> None:

@@ -71,6 +71,14 @@ def test_figures_stand_in_the_text(tmp_path: Path):
         assert text in page.text
 
 
+def test_further_measures_have_a_table_of_their_own(tmp_path: Path):
+    assert "Further measures" not in report(tmp_path).text
+    outcomes = tuple(replace(x, metrics={"result": 3.25}) for x in evaluation().outcomes)
+    page = report(tmp_path, evaluation=evaluation(outcomes=outcomes))
+    assert "Further measures" in page.text
+    assert "toy-v1result3.2503.250 to 3.2507" in page.text
+
+
 def test_probes_stand_beside_the_evaluation_and_chance(tmp_path: Path):
     probes = {"held_out_paraphrases": evaluation(), "other_instruction": evaluation()}
     page = report(tmp_path, evaluation=evaluation(probes=probes), chance=0.1)

@@ -115,3 +115,36 @@ def test_versions_are_read_without_importing_the_packages():
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert "no-such-package" not in versions()
+
+
+def measured() -> Evaluation:
+    """Two tasks with measures 1, 3 and 4, 4 in valid episodes; a third episode is invalid."""
+    values = {("push", 0): 1.0, ("push", 1): 3.0, ("reach", 0): 4.0, ("reach", 1): 4.0}
+    outcomes = [
+        outcome(task, goal, True, metrics={"result": value})
+        for (task, goal), value in values.items()
+    ]
+    outcomes.append(outcome("push", 2, True, valid=False, metrics={"result": 99.0}))
+    outcomes.append(outcome("push", 3, True))  # has none
+    return evaluation(outcomes=tuple(outcomes))
+
+
+def test_a_measure_is_the_mean_over_tasks_of_the_means():
+    (estimate,) = measured().metrics().values()
+    assert (estimate.mean, estimate.episodes) == (3.0, 4)
+    assert 2.5 <= estimate.low < 3.0 < estimate.high <= 3.5  # the extreme draws of (1, 3) and 4
+    assert evaluation().metrics() == {}
+
+
+def test_measures_survive_the_file_and_older_files_have_none(tmp_path: Path):
+    write_results(tmp_path / "results.json", measured())
+    assert read_results(tmp_path) == measured()
+    data = json.loads((tmp_path / "results.json").read_text())
+    assert data["metrics"]["result"]["mean"] == 3.0
+    del data["metrics"]
+    for episode in data["episodes"]:
+        del episode["metrics"]
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    older = read_results(tmp_path)
+    assert older.metrics() == {}
+    assert older.success() == measured().success()

@@ -139,7 +139,7 @@ def test_another_config_is_refused_and_harmless_changes_are_not(
         embodied.train(compose(interrupted, "train.batch_size=32", "policy.dim=8"))
     assert "train.batch_size: 16 -> 32" in str(caught.value)
     assert "policy.dim: 16 -> 8" in str(caught.value)
-    embodied.train(compose(interrupted, "train.log_every=2", "eval.num_envs=2"))
+    embodied.train(compose(interrupted, "train.log_every=2", "env.num_envs=2"))
 
 
 def test_other_data_are_refused(

@@ -26,7 +26,14 @@ from tests.conftest import compose_config
 Compose = Callable[..., dict[str, Any]]
 DELAY = {"_target_": "embodied_envs.perturbations.ActionDelay", "steps": 2}
 LIGHT = {"_target_": "embodied_envs.perturbations.ColourJitter", "spread": 0.2}
-ARMS = ["observation_noise", "action_noise", "action_delay", "dropped_frames", "held_out_words"]
+ARMS = [
+    "observation_noise",
+    "action_noise",
+    "action_delay",
+    "dropped_frames",
+    "start_shift",
+    "held_out_words",
+]
 
 
 def evaluation(wins: list[bool], *, text: str = "go", **changes: Any) -> Evaluation:
@@ -137,7 +144,7 @@ def test_what_the_suite_cannot_show_is_told_before_anything_runs() -> None:
 
 
 def test_images_add_their_arm_to_the_default_ones() -> None:
-    config = compose_config("checkpoint=unused", "+robustness=images", name="evaluate")
+    config = compose_config("checkpoint=unused", "robustness=images", name="evaluate")
     assert list(arms(config)) == [*ARMS, "colour_jitter"]
 
 
@@ -146,7 +153,7 @@ def test_images_add_their_arm_to_the_default_ones() -> None:
 
 @pytest.fixture(scope="module")
 def found(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a tiny policy was evaluated with `+robustness=default`."""
+    """Where a tiny policy was evaluated with `robustness=default`."""
     run = tmp_path_factory.mktemp("runs") / "run"
     embodied.train(compose(run, "train.steps=1"))
     return embodied.evaluate(evaluated(run, run.parent / "found")).parent
@@ -156,14 +163,14 @@ def evaluated(run: Path, output: Path, *more: str) -> dict[str, Any]:
     return compose_config(
         f"checkpoint={run}",
         f"output={output}",
-        "+robustness=default",
+        "robustness=default",
         "protocol=point",
         "protocol.goals_per_task=2",
         "protocol.max_steps=12",
         "device=cpu",
         "threads=1",
-        "eval.num_envs=4",
-        "eval.workers=0",
+        "env.num_envs=4",
+        "env.workers=0",
         "eval.inference_batch=4",
         *more,
         name="evaluate",
@@ -199,7 +206,7 @@ def test_the_perturbations_reach_the_policy_and_the_world(found: Path) -> None:
 
 def test_arms_of_other_sizes_have_the_same_outcomes(found: Path, tmp_path: Path) -> None:
     run = found.parent / "run"
-    embodied.evaluate(evaluated(run, tmp_path, "eval.num_envs=3"))
+    embodied.evaluate(evaluated(run, tmp_path, "env.num_envs=3"))
     again, before = read_results(tmp_path), read_results(found)
     assert {k: p.outcomes for k, p in again.probes.items()} == {
         k: p.outcomes for k, p in before.probes.items()

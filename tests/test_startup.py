@@ -21,7 +21,15 @@ finally:
 
 
 @pytest.mark.parametrize(
-    "script", ["train.py", "scripts/collect.py", "scripts/evaluate.py", "scripts/compare.py"]
+    "script",
+    [
+        "train.py",
+        "scripts/collect.py",
+        "scripts/evaluate.py",
+        "scripts/compare.py",
+        "scripts/render.py",
+        "scripts/gallery.py",
+    ],
 )
 def test_help_loads_nothing_heavy(script: str) -> None:
     command = [sys.executable, "-c", PROBE.format(heavy=HEAVY), str(ROOT / script), "--help"]

@@ -39,7 +39,7 @@ def test_a_run_leaves_metrics_checkpoints_results_and_a_report(run: Path) -> Non
 
 def test_evaluating_the_checkpoint_gives_the_same_episodes(run: Path, tmp_path: Path) -> None:
     arguments = (f"checkpoint={run}", f"output={tmp_path}", "protocol=point", "device=cpu")
-    more = ("threads=1", "eval.num_envs=3", "eval.workers=0", "eval.inference_batch=4")
+    more = ("threads=1", "env.num_envs=3", "env.workers=0", "eval.inference_batch=4")
     config = compose_config(*arguments, *SCORED, *more, name="evaluate")
     assert embodied.evaluate(config) == tmp_path / "results.json"
     again, before = read_results(tmp_path), read_results(run)
@@ -87,7 +87,7 @@ def test_the_default_policy_reads_instructions_in_the_point_world(tmp_path: Path
         "task.collect.episodes_per_task=60",
         "algorithm.precision=fp32",
         "train.steps=1000",  # half of the recipe's
-        "eval.workers=0",
+        "env.workers=0",
         "protocol.goals_per_task=10",
         "video.per_task=0",
         "~probes.held_out_paraphrases",

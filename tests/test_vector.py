@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embodied.suites import Assignment
+from embodied_envs.metaworld import MetaWorld
 from embodied_envs.point import TASKS, PointEnv, PointSuite
 from embodied_envs.vector import WorkerError, WorkerVectorEnv, make_vec
 
@@ -29,6 +30,32 @@ ASSIGNMENTS = [
     for i in range(11)
 ]
 ZERO = np.zeros((4, 2), np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A suite in a backend, with episodes to assign."""
+
+    suite: Any
+    backend: str
+    assignments: list[Assignment]
+
+    def make(self, num_envs: int) -> WorkerVectorEnv:
+        return make_vec(self.suite, num_envs, backend=self.backend)
+
+    def ones(self, env: WorkerVectorEnv) -> Any:
+        return np.ones(env.action_space.shape, np.float32)
+
+
+@pytest.fixture(params=["python", "envpool"])
+def world(request: pytest.FixtureRequest) -> World:
+    """The contract is that of the vector environment, whoever simulates."""
+    if request.param == "python":
+        return World(SUITE, "python", ASSIGNMENTS)
+    pytest.importorskip("envpool")
+    suite = MetaWorld("MT1", task="reach-v3")
+    goals = [dataclasses.replace(a, task="reach-v3", goal=a.goal % 3) for a in ASSIGNMENTS]
+    return World(suite, "envpool", goals)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,13 +195,14 @@ def test_processes_change_no_bit_of_an_episode(num_envs: int, workers: int) -> N
         env.close()
 
 
-def test_it_is_a_gymnasium_vector_environment_without_autoreset() -> None:
-    env = make_vec(SUITE, 3)
+def test_it_is_a_gymnasium_vector_environment_without_autoreset(world: World) -> None:
+    env = world.make(3)
     assert isinstance(env, gymnasium.vector.VectorEnv)
     assert env.metadata["autoreset_mode"] is AutoresetMode.DISABLED
     assert isinstance(env.single_observation_space, gymnasium.spaces.Dict)
-    assert env.single_observation_space["top"].shape == (8, 12, 3)
-    observation, info = env.reset(options={"assignments": ASSIGNMENTS[:3]})
+    assert env.single_observation_space == world.suite.make_env().observation_space
+    assert env.single_action_space == world.suite.make_env().action_space
+    observation, info = env.reset(options={"assignments": world.assignments[:3]})
     assert env.observation_space.contains(observation)
     assert info == {}
     observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
@@ -184,52 +212,62 @@ def test_it_is_a_gymnasium_vector_environment_without_autoreset() -> None:
     assert info["reason"].tolist() == [""] * 3
 
 
-def test_a_reset_touches_only_the_masked_slots() -> None:
-    env = make_vec(SUITE, 3)
-    first, _ = env.reset(options={"assignments": ASSIGNMENTS[:3]})
+def test_a_reset_touches_only_the_masked_slots(world: World) -> None:
+    env = world.make(3)
+    first, _ = env.reset(options={"assignments": world.assignments[:3]})
     mask = np.array([False, True, False])
-    options = {"reset_mask": mask, "assignments": ASSIGNMENTS[5:8]}
+    options = {"reset_mask": mask, "assignments": world.assignments[5:8]}
     second, _ = env.reset(options=options)
     changed = (first["state"] != second["state"]).any(1)
     assert changed.tolist() == mask.tolist()
     assert env.instructions == ("no. 0", "no. 6", "no. 2")
 
 
-def test_idle_slots_rest_with_their_last_observation() -> None:
-    env = make_vec(SUITE, 3)
-    seen, _ = env.reset(options={"assignments": [None, *ASSIGNMENTS[1:3]]})
+def test_idle_slots_rest_with_their_last_observation(world: World) -> None:
+    env = world.make(3)
+    seen, _ = env.reset(options={"assignments": [None, *world.assignments[1:3]]})
     assert not seen["state"][0].any()
     assert env.active.tolist() == [False, True, True]
     env.halt(np.array([False, False, True]))
-    after, reward, terminated, truncated, _ = env.step(np.ones((3, 2), np.float32))
+    after, reward, terminated, truncated, _ = env.step(world.ones(env))
     assert (after["state"] != seen["state"]).any(1).tolist() == [False, True, False]
     assert (reward != 0).tolist() == [False, True, False]
-    for _ in range(SUITE.max_steps - 1):
-        after, _, terminated, truncated, _ = env.step(np.ones((3, 2), np.float32))
+    for _ in range(world.suite.max_steps - 1):
+        after, _, terminated, truncated, _ = env.step(world.ones(env))
     assert (terminated | truncated).tolist() == [False, True, False]
     assert not env.active.any()
-    rested, reward, terminated, truncated, _ = env.step(np.ones((3, 2), np.float32))
+    rested, reward, terminated, truncated, _ = env.step(world.ones(env))
     np.testing.assert_array_equal(rested["state"], after["state"])
     assert not np.concatenate([reward, terminated, truncated]).any()
 
 
-def test_returned_arrays_are_the_callers_to_keep() -> None:
-    env = make_vec(SUITE, 1)
-    first, _ = env.reset(options={"assignments": ASSIGNMENTS[:1]})
+def test_returned_arrays_are_the_callers_to_keep(world: World) -> None:
+    env = world.make(1)
+    first, _ = env.reset(options={"assignments": world.assignments[:1]})
     kept = first["state"].copy()
-    _, reward, *_ = env.step(np.ones((1, 2), np.float32))
+    _, reward, *_ = env.step(world.ones(env))
     reward_kept = reward.copy()
-    env.step(np.ones((1, 2), np.float32))
+    env.step(world.ones(env))
     np.testing.assert_array_equal(first["state"], kept)
     np.testing.assert_array_equal(reward, reward_kept)
 
 
-def test_an_unstable_step_says_why(pool: WorkerVectorEnv) -> None:
-    start(pool, 0, 3)
-    *_, truncated, info = pool.step(act({3: np.nan}))
-    assert truncated.tolist() == info["unstable"].tolist() == [False, False, False, True]
-    assert "not finite" in info["reason"][3]
+def test_an_unstable_step_says_why(world: World) -> None:
+    env = world.make(3)
+    before, _ = env.reset(
+        options={"assignments": [world.assignments[0], None, world.assignments[2]]}
+    )
+    actions = world.ones(env)
+    actions[2, 1] = np.nan
+    after, reward, _, truncated, info = env.step(actions)
+    assert truncated.tolist() == info["unstable"].tolist() == [False, False, True]
+    assert "not finite" in info["reason"][2]
     assert info["reason"][0] == ""
+    assert env.active.tolist() == [True, False, False]
+    assert reward[0] != 0
+    np.testing.assert_array_equal(before["state"][2], after["state"][2])
+    again, _ = env.reset(options={"assignments": [None, None, world.assignments[2]]})
+    np.testing.assert_array_equal(before["state"][2], again["state"][2])
 
 
 def test_frames_come_for_active_slots_only() -> None:
@@ -362,6 +400,7 @@ def test_close_does_not_wait_for_a_stopped_worker(monkeypatch: pytest.MonkeyPatc
 
 SCRIPT = """
 import sys, time
+from embodied_envs.metaworld import MetaWorld
 from embodied_envs.point import PointSuite
 from embodied_envs.vector import make_vec
 assert "torch" not in sys.modules

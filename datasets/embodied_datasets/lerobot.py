@@ -114,6 +114,7 @@ class LeRobotDataset:
             action_high=high,
             rate_hz=self._catalog.fps,
             cameras={name: self._catalog.cameras[name] for name in self._cameras},
+            render_profile=self._catalog.render_profile,
         )
 
     def _select(self, only_success: bool, tasks: Collection[str] | None) -> list[int]:

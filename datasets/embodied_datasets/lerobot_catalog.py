@@ -28,6 +28,7 @@ class Entry:
         file: the Parquet file of its rows; episodes of one file follow each other.
         length: number of rows.
         instruction: None where the rows' `task_index` tells it.
+        key: its name, by which episodes are sorted; empty where none is recorded.
         flags: success, terminated and truncated, as far as they are recorded.
         info: a JSON object.
         videos: camera -> (file, time of the first frame in s).
@@ -36,6 +37,7 @@ class Entry:
     file: Path
     length: int
     instruction: str | None
+    key: str
     flags: Mapping[str, bool]
     info: str
     videos: Mapping[str, tuple[Path, float]]
@@ -49,6 +51,7 @@ class Catalog:
         features: LeRobot's description of each column that is read.
         cameras: camera -> (h, w) of the videos.
         action_bounds: (low, high), where they are recorded.
+        render_profile: how a simulator drew the images, where that is recorded.
         tasks: instructions by `task_index`.
         files: the metadata files that determine the content.
     """
@@ -58,6 +61,7 @@ class Catalog:
     features: Mapping[str, schema.Feature]
     cameras: Mapping[str, tuple[int, int]]
     action_bounds: tuple[tuple[float, ...], tuple[float, ...]] | None
+    render_profile: str | None
     tasks: Sequence[str]
     entries: Sequence[Entry]
     files: Sequence[Path]
@@ -114,8 +118,10 @@ def _final(root: Path) -> Catalog:
     entries = _entries(root, info, files, cameras)
     tasks = _tasks(tasks_path)
     bounds = header.action_bounds(path, info, features[schema.ACTION]["shape"][0])
+    profile = header.render_profile(path, info)
     files = [path, tasks_path, *files]
-    return Catalog(root, header.fps(path, info), features, cameras, bounds, tasks, entries, files)
+    rate = header.fps(path, info)
+    return Catalog(root, rate, features, cameras, bounds, profile, tasks, entries, files)
 
 
 def _column(path: Path, table: Any, name: str) -> list[Any]:
@@ -179,7 +185,7 @@ def _read_episodes(path: Path, cameras: Mapping[str, Any]) -> Any:
         names += [f"videos/{_video_key(camera, kinds)}/{n}" for n in (*_PLACES, "from_timestamp")]
     # Other people's columns of the same names may hold other things.
     names += [name for name in _FLAGS if kinds.get(name) == pa.bool_()]
-    texts = ["info"] if kinds.get("info") == pa.string() else []
+    texts = [name for name in ("key", "info") if kinds.get(name) == pa.string()]
     missing = sorted(set(names) - kinds.keys())
     if missing:
         raise ValueError(f"{path} lacks the columns {missing}; fetch it again")
@@ -227,6 +233,7 @@ def _entry(
         file=locate("data_path", schema.DATA_PATH, "data"),
         length=row["length"],
         instruction=None,
+        key=row.get("key", ""),
         flags={name: row[name] for name in _FLAGS if name in row},
         info=row.get("info", "{}"),
         videos=videos,
@@ -248,6 +255,7 @@ def _incoming(root: Path) -> Catalog:
                 file=path,
                 length=parquet.metadata.num_rows,
                 instruction=facts["instruction"],
+                key=facts["key"],
                 flags={name: facts[name] for name in _FLAGS},
                 info=json.dumps(facts["info"]),
                 videos=videos,
@@ -255,5 +263,7 @@ def _incoming(root: Path) -> Catalog:
         )
     features = schema.frame_features(recording["state_dim"], recording["action_dim"], columns)
     bounds = (tuple(recording["action_low"]), tuple(recording["action_high"]))
+    profile = header.render_profile(root / schema.RECORDING_PATH, recording)
     files = [root / schema.RECORDING_PATH]
-    return Catalog(root, recording["rate_hz"], features, cameras, bounds, (), entries, files)
+    rate = recording["rate_hz"]
+    return Catalog(root, rate, features, cameras, bounds, profile, (), entries, files)

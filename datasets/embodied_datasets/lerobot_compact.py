@@ -284,4 +284,4 @@ def _info(
         "splits": {"train": f"0:{len(rows)}"},
         "action_low": list(spec.action_low),
         "action_high": list(spec.action_high),
-    }
+    } | ({} if spec.render_profile is None else {"render_profile": spec.render_profile})

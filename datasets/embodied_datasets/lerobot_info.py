@@ -72,6 +72,14 @@ def cameras(path: Path, info: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     return found
 
 
+def render_profile(path: Path, info: Mapping[str, Any]) -> str | None:
+    """How the images were drawn, None where it is not recorded."""
+    name = info.get("render_profile")
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"{path}: render_profile must be a name, got {name!r}; correct it")
+    return name
+
+
 def action_bounds(
     path: Path, info: Mapping[str, Any], action_dim: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

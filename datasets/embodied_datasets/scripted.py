@@ -13,24 +13,18 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import multiprocessing
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
-from tqdm import tqdm
-
 from embodied.structs import Spec
-from embodied.suites import Suite, check_experts
+from embodied.suites import Suite, check_experts, image_profile
 from embodied_datasets import lerobot_schema as schema
 from embodied_datasets.lerobot_catalog import read_catalog
-from embodied_datasets.lerobot_writer import LeRobotWriter, record
+from embodied_datasets.lerobot_writer import record
+from embodied_datasets.recording import fill, settle, spec_of
 from embodied_datasets.scripted_rollout import (
     Job,
     Settings,
@@ -122,9 +116,11 @@ def collect(
         for cross, count in ((False, episodes_per_task), (True, num_cross))
         for number in range(count)
     ]
-    _check_config(root, _config(settings, episodes_per_task, num_cross))
+    settle(root, _CONFIG, _config(settings, episodes_per_task, num_cross), "collected")
     if not (root / schema.INFO_PATH).exists():
-        _fill(root, settings, jobs, workers or _num_cores(), progress)
+        spec = spec_of(suite)
+        start = functools.partial(_Recorder, settings, spec)
+        fill(root, spec, jobs, start, workers=workers, progress=progress)
     return _summary(root)
 
 
@@ -144,8 +140,9 @@ def _check_settings(settings: Settings, episodes_per_task: int, num_cross: int) 
 
 def _config(settings: Settings, episodes_per_task: int, num_cross: int) -> dict[str, Any]:
     suite = settings.suite
-    config = {
+    return {
         "suite": suite.name,
+        "render_profile": image_profile(suite),
         "instructions": {task: suite.texts(task).trained for task in suite.tasks},
         "num_goals": suite.num_goals,
         "rate_hz": suite.rate_hz,
@@ -153,105 +150,6 @@ def _config(settings: Settings, episodes_per_task: int, num_cross: int) -> dict[
         "cross_instruction_episodes_per_task": num_cross,
         **{name: value for name, value in vars(settings).items() if name != "suite"},
     }
-    return dict(json.loads(json.dumps(config)))
-
-
-def _check_config(root: Path, config: Mapping[str, Any]) -> None:
-    path = root / _CONFIG
-    if not path.exists():
-        if (root / schema.INFO_PATH).exists():
-            raise ValueError(f"{root} holds a data set without {_CONFIG}; choose another folder")
-        schema.write_json(path, config)
-        return
-    found = schema.read_json(path)
-    differences = [
-        f"{name}: {found.get(name)} in the folder, {config.get(name)} now"
-        for name in sorted(found.keys() | config.keys())
-        if found.get(name) != config.get(name)
-    ]
-    if differences:
-        raise ValueError(
-            f"{root} was collected with other settings; choose another folder, or use the same "
-            "settings to resume. " + "; ".join(differences)
-        )
-
-
-def _fill(
-    root: Path, settings: Settings, jobs: Sequence[Job], workers: int, progress: bool
-) -> None:
-    with LeRobotWriter(root, spec=_spec(settings.suite)) as writer:
-        if writer.is_final:  # completed by recovering from an interruption
-            return
-        done = writer.keys
-        missing = [job for job in jobs if job.key not in done]
-        start = functools.partial(_Recorder, settings, writer.spec, writer.incoming)
-        workers = min(workers, len(missing))
-        results = _in_processes(start, missing, workers) if workers > 1 else _here(start, missing)
-        finished = len(jobs) - len(missing)
-        with tqdm(total=len(jobs), initial=finished, unit="episode", disable=not progress) as bar:
-            for _ in results:
-                bar.update()
-        writer.finalize()
-
-
-def _here(start: Callable[[], _Recorder], jobs: Iterable[Job]) -> Iterator[None]:
-    recorder = start()
-    try:
-        for job in jobs:
-            recorder.run(job)
-            yield
-    finally:
-        recorder.env.close()
-
-
-def _in_processes(
-    start: Callable[[], _Recorder], jobs: Iterable[Job], workers: int
-) -> Iterator[None]:
-    context = multiprocessing.get_context("spawn")  # a simulator's threads do not survive a fork
-    with (
-        _single_threaded(),
-        ProcessPoolExecutor(workers, context, _start_worker, (start,)) as pool,
-    ):
-        futures: list[Future[None]] = [pool.submit(_run_in_worker, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-_recorder: _Recorder | None = None  # a worker process builds its environment once
-
-
-def _start_worker(start: Callable[[], _Recorder]) -> None:
-    global _recorder
-    _recorder = start()
-
-
-def _run_in_worker(job: Job) -> None:
-    assert _recorder is not None
-    _recorder.run(job)
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Gives child processes one thread each for numerical libraries, which read this at start."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Recorder:
@@ -279,24 +177,8 @@ class _Recorder:
             "lower the noise or mend the task"
         )
 
-
-def _spec(suite: Suite) -> Spec:
-    env = suite.make_env()
-    try:
-        spaces, action = env.observation_space, env.action_space
-        assert isinstance(spaces, gymnasium.spaces.Dict)
-        assert isinstance(action, gymnasium.spaces.Box)
-        shapes = {name: space.shape or () for name, space in spaces.items()}
-        return Spec(
-            state_dim=shapes.pop("state")[0],
-            action_dim=action.shape[0],
-            action_low=tuple(action.low.tolist()),
-            action_high=tuple(action.high.tolist()),
-            rate_hz=float(suite.rate_hz),
-            cameras={name: (shape[0], shape[1]) for name, shape in shapes.items()},
-        )
-    finally:
-        env.close()
+    def close(self) -> None:
+        self.env.close()
 
 
 def _summary(root: Path) -> Collection:

@@ -29,6 +29,7 @@ class Adroit(RoboticsSuite):
     library: ClassVar[str] = "adroit"
 
     tasks: tuple[str, ...] = ("AdroitHandDoor-v1",)
+    cameras: tuple[int, ...] = (1,)  # shows all of the table
 
     def catalogue(self) -> Mapping[str, TaskFacts]:
         """All tasks of the hand."""

@@ -34,8 +34,9 @@ class TaskFacts:
     Attributes:
         state_dim: numbers in the library's observation.
         action_dim: numbers in an action.
-        num_motors: actuators of the model; one for each number in an action, where not said.
         goal_dim: how many numbers at the end of the observation are the goal that is to be reached.
+        own: where in the observation the robot senses itself; empty where the lengths and
+            velocities of its actuators tell that.
         rate_hz: the library's control steps per second.
         max_steps: the library's control steps in an episode.
         measure: what success is judged by: "return" is the sum of the rewards so far, "reward" that
@@ -50,8 +51,13 @@ class TaskFacts:
     measure: str
     threshold: float
     texts: Texts
-    num_motors: int
     goal_dim: int = 0
+    own: tuple[int, ...] = ()
+
+    @property
+    def own_dim(self) -> int:
+        """How many numbers a robot senses of itself."""
+        return len(self.own) or 2 * self.action_dim
 
 
 class Sizes(NamedTuple):
@@ -80,8 +86,8 @@ def _facts(row: Mapping[str, Any]) -> TaskFacts:
         measure=measure,
         threshold=threshold,
         texts=_texts(row["body"], *row["deeds"], held_out=row["held_out"]),
-        num_motors=row.get("motors", row["action"]),
         goal_dim=row.get("goal", 0),
+        own=tuple(row.get("own", ())),
     )
 
 

@@ -78,6 +78,10 @@ class _Simulator:
     def data(self) -> mujoco.MjData:
         return self._env.physics.data.ptr
 
+    @property
+    def scene(self) -> mujoco.MjData:
+        return self.data
+
     def reset(self, seed: int) -> NDArray[np.float64]:
         self._random.seed(seed)
         order = getattr(self._env.task, "_initial_order", None)
@@ -104,7 +108,7 @@ def _flat(observation: Mapping[str, Any]) -> NDArray[np.float64]:
 
 
 def _load_suite(domain: str, name: str, random: np.random.RandomState) -> Any:
-    _import_library()
+    import_library()
     from dm_control import suite
 
     env = suite.load(domain, name, {"random": random, "time_limit": float("inf")})
@@ -114,7 +118,7 @@ def _load_suite(domain: str, name: str, random: np.random.RandomState) -> Any:
 
 
 def _load_manipulation(name: str, random: np.random.RandomState) -> Any:
-    _import_library()
+    import_library()
     from dm_control import composer, manipulation  # noqa: F401  the second fills the registry
     from dm_control.manipulation.shared import registry
 
@@ -122,13 +126,13 @@ def _load_manipulation(name: str, random: np.random.RandomState) -> Any:
 
 
 @functools.cache
-def _import_library() -> None:
+def import_library() -> None:
     """Imports dm_control, or says how to install it."""
     try:
         import dm_control
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "the tasks of DM Control need the package dm-control. It is installed with this one, "
+            "these tasks need the package dm-control. It is installed with this one, "
             "but for Python 3.13, where its dependency labmaze has no wheel; there use `pip "
             "install --no-deps dm-control==1.0.28 dm-env dm-tree lxml pyparsing protobuf`",
             name="dm_control",

@@ -25,8 +25,9 @@ class Fetch(GoalSuite):
 
     The state is the library's observation, (10,) for reaching and (25,) with an object, then the
     goal xyz in m; the object stands at 3:6 of it, the gripper at 0:3. Actions lie in [-1, 1]: the
-    gripper's displacement in units of 5 cm, and the opening of its fingers. The motors that pixels
-    come with are the two fingers'. See `GoalSuite` for the other fields.
+    gripper's displacement in units of 5 cm, and the opening of its fingers. Pixels come with the
+    position (3) of the gripper, that of its fingers (2), and their velocities (5). See `GoalSuite`
+    for the other fields.
     """
 
     library: ClassVar[str] = "fetch"

@@ -32,6 +32,10 @@ class GymnasiumSimulator:
     def data(self) -> mujoco.MjData:
         return self._env.data
 
+    @property
+    def scene(self) -> mujoco.MjData:
+        return self.data
+
     def reset(self, seed: int) -> NDArray[np.float64]:
         return self._state(self._env.reset(seed=seed)[0])
 

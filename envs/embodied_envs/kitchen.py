@@ -70,16 +70,20 @@ class Kitchen(SimulatedSuite):
 
     def open_simulator(self, task: str) -> Simulator:
         """A simulator of a task."""
-        elements = {name: part["element"] for name, part in _kitchen()["subtasks"].items()}
         env = open_env(
             "FrankaKitchen-v1",
-            tasks_to_complete=list(elements.values()),
+            tasks_to_complete=sorted(_elements("_".join(_kitchen()["subtasks"]))),
             terminate_on_tasks_completed=False,
             robot_noise_ratio=_ROBOT_NOISE * self.noise,
             object_noise_ratio=_OBJECT_NOISE * self.noise,
         )
-        asked = frozenset(elements[name] for name in task.split("_"))
-        return _Simulator(env, asked, self.velocities)
+        return _Simulator(env, _elements(task), self.velocities)
+
+    def change_task(self, simulator: Simulator, task: str) -> Simulator:
+        """The same kitchen, which takes a second to open, asked for another task."""
+        assert isinstance(simulator, _Simulator)
+        simulator.asked = _elements(task)
+        return simulator
 
 
 class _Simulator(GymnasiumSimulator):
@@ -87,23 +91,29 @@ class _Simulator(GymnasiumSimulator):
 
     def __init__(self, env: Any, asked: frozenset[str], velocities: bool) -> None:
         super().__init__(env)
-        self._asked = asked
+        self.asked = asked  # the library's names of the task's sub-tasks
         self._velocities = velocities
 
     def step(self, action: NDArray[np.float64]) -> Transition:
         observation, _, _, _, info = self._env.step(action)
         solved = set(info["episode_task_completions"])
-        result = len(solved & self._asked)
+        result = len(solved & self.asked)
         measures = {
-            "success": result == len(self._asked),
+            "success": result == len(self.asked),
             "metrics": {"reward": float(len(solved)), "result": float(result)},
         }
-        reward = len(self._asked.intersection(info["step_task_completions"]))
+        reward = len(self.asked.intersection(info["step_task_completions"]))
         return Transition(self._state(observation), float(reward), False, measures)
 
     def _state(self, observation: Any) -> NDArray[np.float64]:
         state = super()._state(observation["observation"])
         return state if self._velocities else np.concatenate([state[_ROBOT], state[_OBJECTS]])
+
+
+def _elements(task: str) -> frozenset[str]:
+    """What the library calls the sub-tasks of a task."""
+    subtasks = _kitchen()["subtasks"]
+    return frozenset(subtasks[name]["element"] for name in task.split("_"))
 
 
 @functools.cache
@@ -124,7 +134,6 @@ def _catalogue(state_dim: int) -> Mapping[str, TaskFacts]:
             measure="success",
             threshold=1,
             texts=_texts([kitchen["subtasks"][name] for name in task.split("_")]),
-            num_motors=9,
         )
         for task in (*kitchen["subtasks"], *kitchen["sets"])
     }

@@ -20,6 +20,7 @@ from embodied_envs.metaworld_goals import ALL_TASKS, BENCHMARKS, NUM_GOALS
 from embodied_envs.metaworld_simulator import library_policy
 from embodied_envs.metaworld_text import TEXTS
 from embodied_envs.options import check_choice, checked_size
+from embodied_envs.rendering import PROFILES
 
 __all__ = ["CAMERAS", "MetaWorld", "MetaWorldEnv"]
 
@@ -37,26 +38,30 @@ class MetaWorld:
         benchmark: "MT1", "MT10", "MT25" or "MT50", "ML1", "ML10", "ML25" or "ML45".
         task: the one task of MT1 and ML1, such as "reach-v3"; None elsewhere.
         split: "train", or "test" for ML. ML1 tests other goals, the larger ones other tasks.
+            "envpool", for MT, is the same tasks with the goals that EnvPool draws for the seed.
         goal_visible: whether the goal stands in the state and the images; by default in MT only.
         observation: what the policy senses: "state" is the (39,) vector; "pixels" is images with
             (4,) proprioception as the state; "mixed" is images with the (39,) vector.
         cameras: any of `CAMERAS`; used where images are observed, the first one by `render`.
         image_size: (h, w) of an observed image in pixels.
+        render_profile: how observed images are drawn (see `embodied_envs.rendering.PROFILES`).
         reward_version: the library's reward functions, "v1" or "v2".
     """
 
     benchmark: str = "MT10"
     task: str | None = None
-    split: Literal["train", "test"] = "train"
+    split: Literal["train", "test", "envpool"] = "train"
     goal_visible: bool | None = None
     observation: Literal["state", "pixels", "mixed"] = "state"
     cameras: tuple[str, ...] = ("corner2",)
     image_size: tuple[int, int] = (84, 84)
+    render_profile: str = "faithful"
     reward_version: Literal["v1", "v2"] = "v2"
 
     def __post_init__(self) -> None:
         check_choice("benchmark", self.benchmark, ("MT1", "ML1", *BENCHMARKS))
         check_choice("observation", self.observation, ("state", "pixels", "mixed"))
+        check_choice("render_profile", self.render_profile, tuple(PROFILES))
         check_choice("reward_version", self.reward_version, ("v1", "v2"))
         self._check_task_and_split()
         cameras = tuple(self.cameras)
@@ -79,23 +84,31 @@ class MetaWorld:
                 f"task is {self.task!r}, but {self.benchmark} has its own tasks: leave task out, "
                 "or choose benchmark MT1 or ML1"
             )
-        check_choice("split", self.split, ("train", "test"))
+        check_choice("split", self.split, ("train", "test", "envpool"))
         if self.split == "test" and self.benchmark.startswith("MT"):
             raise ValueError(f"split is 'test', but {self.benchmark} has only 'train'; ML has both")
+        if self.split == "envpool" and self.benchmark.startswith("ML"):
+            raise ValueError(f"split is 'envpool', but only MT has it, not {self.benchmark}")
 
     @property
     def name(self) -> str:
         parts = [self.benchmark]
         if self.task is not None:
             parts.append(self.task)
-        if self.benchmark.startswith("ML"):
+        if self.benchmark.startswith("ML") or self.split == "envpool":
             parts.append(self.split)
         return "/".join(parts)
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks of the benchmark's split, in the library's order."""
-        return BENCHMARKS[self.benchmark][self.split] if self.task is None else (self.task,)
+        split = "train" if self.split == "envpool" else self.split
+        return BENCHMARKS[self.benchmark][split] if self.task is None else (self.task,)
+
+    @property
+    def image_profile(self) -> str | None:
+        """The render profile of what the policy observes; None where it observes no images."""
+        return None if self.observation == "state" else self.render_profile
 
     @property
     def num_goals(self) -> int:

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from embodied_envs.canvas import Look
 from embodied_envs.metaworld_goals import goal_vectors
-from embodied_envs.metaworld_simulator import (
-    aim,
-    build_simulator,
-    hide_goal_markers,
-    working_model,
-)
+from embodied_envs.metaworld_simulator import Kind, put_aside, start, take_simulator
 from embodied_envs.options import complete_options
-from embodied_envs.rendering import FrameRenderer, choose_backend
+from embodied_envs.rendering import FAITHFUL, PROFILES, FrameRenderer, Profile, choose_backend
 from embodied_envs.vitals import VitalSigns, all_finite, trouble, vital_signs
 
 if TYPE_CHECKING:
-    import mujoco  # type: ignore[import-untyped]
     from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
     from embodied_envs.metaworld import MetaWorld
 
 FULL_DIM = 39  # 18 of this step, 18 of the step before, 3 of the goal
 GOAL = slice(36, 39)
+_ZEROS = np.zeros(FULL_DIM)
 PROPRIOCEPTION_DIM = 4  # the hand's xyz in m and the gripper's opening in [0, 1]
 
 Observations = dict[str, Any]  # of arrays; gymnasium types a Dict space so
@@ -56,14 +54,16 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
             spaces[camera] = gymnasium.spaces.Box(0, 255, (*suite.image_size, 3), np.uint8)
         self.observation_space = gymnasium.spaces.Dict(spaces)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
-        self._task: str | None = None
-        self._model: mujoco.MjModel | None = None
+        self._seed: int | None = None
+        self._kind: Kind | None = None
         self._simulator: SawyerXYZEnv | None = None
         self._vitals = VitalSigns(0.0, ())
+        self._warned, self._warnings = b"", np.zeros(0, np.int32)
         self._running = False
         self._full = np.zeros(FULL_DIM)
         self._last: Observations = {}
-        self._renderers: dict[tuple[str, tuple[int, int]], FrameRenderer] = {}
+        self.looks: dict[object, Look] = {}
+        self._renderers: dict[tuple[str, tuple[int, int], Profile], FrameRenderer] = {}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -73,21 +73,32 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         A task or goal left out is drawn with the seed; the benchmark seed defaults to 0 and the
         instruction to the task's canonical one. The info holds all four, completed.
         """
-        super().reset(seed=seed)
+        if seed is not None:
+            self._np_random, self._seed = None, seed
         suite = self._suite
-        choice = complete_options(options or {}, suite, self.np_random)
+        choice = complete_options(options or {}, suite, lambda: self.np_random)
         task = choice["task"]
         vectors = goal_vectors(
             suite.benchmark, suite.split, suite.tasks, task, choice["benchmark_seed"]
         )
-        self._simulator = build_simulator(
-            task, self._model_of(task), reward_version=suite.reward_version
-        )
-        aim(self._simulator, vectors[choice["goal"]])
-        self._full, _ = self._simulator.reset()
+        self._simulator = self._simulator_of(task)
+        self._full = start(self._simulator, vectors[choice["goal"]])
         self._vitals = vital_signs(self._simulator.data)
+        self._warnings = self._simulator.data.warning.number  # a view
+        self._warned = self._warnings.tobytes()
         self._running = True
         return self._observe(), choice
+
+    @property
+    def np_random(self) -> np.random.Generator:
+        """The generator of the last seed, made when first needed: that costs a third of a reset."""
+        if self._np_random is None and self._seed is not None:
+            super().reset(seed=self._seed)
+        return super().np_random
+
+    @np_random.setter
+    def np_random(self, value: np.random.Generator) -> None:
+        self._np_random = value
 
     def step(
         self, action: NDArray[np.float32]
@@ -105,11 +116,10 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         if not all_finite(action):  # MuJoCo would silently reset itself
             return self._abandon(f"the action is not finite: {action.tolist()}")
         full, reward, _, truncated, info = self._simulator.step(action)
-        vitals = vital_signs(self._simulator.data)
-        reason = trouble(self._vitals, vitals, full)
+        reason = self._trouble(full)
         if reason is not None:
             return self._abandon(reason)
-        self._full, self._vitals, self._running = full, vitals, not truncated
+        self._full, self._running = full, not truncated
         facts = {"success": bool(info["success"]), "unstable": False}
         return self._observe(), float(reward), False, truncated, facts
 
@@ -122,15 +132,28 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         """What the first camera sees, upright, (h, w, 3)."""
         if self._render_size is None:
             raise ValueError("render_size is None: give make_env(render_size=(h, w)) to render")
-        return self._frame(self._suite.cameras[0], self._render_size)
+        return self._frame(self._suite.cameras[0], self._render_size, FAITHFUL)
 
     def close(self) -> None:
-        """Frees the renderers; a later reset starts anew."""
+        """Frees the renderers and the simulator; a later reset starts anew."""
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers.clear()
-        self._task = self._model = self._simulator = None
+        self._kind = self._simulator = None
         self._running = False
+
+    def _trouble(self, full: NDArray[np.float64]) -> str | None:
+        """Why the step that led here cannot be trusted, or None where it can."""
+        data, before = self._simulator.data, self._vitals  # type: ignore[union-attr]
+        if (
+            data.time > before.time
+            and self._warnings.tobytes() == self._warned
+            and math.isfinite(full.dot(_ZEROS))  # 0 * nan and 0 * inf are not
+        ):
+            self._vitals = before._replace(time=data.time)
+            return None
+        self._vitals, self._warned = vital_signs(data), self._warnings.tobytes()
+        return trouble(before, self._vitals, full)
 
     def _abandon(self, reason: str) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
         self._running = False
@@ -141,22 +164,30 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         state = self._full[: self._state_dim].astype(np.float32)
         if not self._suite.goal_visible:
             state[GOAL] = 0.0
-        images = {name: self._frame(name, self._suite.image_size) for name in self._cameras}
-        self._last = {"state": state, **images}
+        size, profile = self._suite.image_size, PROFILES[self._suite.render_profile]
+        self._last = {"state": state}
+        for camera in self._cameras:
+            self._last[camera] = self._frame(camera, size, profile, self.looks.values())
         return self._last
 
-    def _frame(self, camera: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    def _frame(
+        self, camera: str, size: tuple[int, int], profile: Profile, looks: Iterable[Look] = ()
+    ) -> NDArray[np.uint8]:
         if self._simulator is None:
             raise RuntimeError("there is nothing to see before the first reset: call reset")
-        if (camera, size) not in self._renderers:
-            self._renderers[camera, size] = FrameRenderer(self._model, size, camera=camera)
-        return self._renderers[camera, size].frame(self._simulator.data)
+        key = camera, size, profile
+        if key not in self._renderers:
+            model = self._simulator.model
+            self._renderers[key] = FrameRenderer(model, size, camera=camera, profile=profile)
+        return self._renderers[key].frame(self._simulator.data, looks)
 
-    def _model_of(self, task: str) -> mujoco.MjModel:
-        """The model of the task, kept while the task stays; renderers are bound to it."""
-        if task != self._task:
+    def _simulator_of(self, task: str) -> SawyerXYZEnv:
+        """A simulator of the task, kept while the task stays; renderers are bound to it."""
+        suite = self._suite
+        kind = Kind(task, suite.reward_version, goal_drawn=bool(suite.goal_visible))
+        if self._simulator is None or kind != self._kind:
+            if self._simulator is not None and self._kind is not None:
+                put_aside(self._kind, self._simulator)
             self.close()
-            self._task, self._model = task, working_model(task)
-            if not self._suite.goal_visible:
-                hide_goal_markers(self._model)
-        return self._model
+            self._kind, self._simulator = kind, take_simulator(kind)
+        return self._simulator

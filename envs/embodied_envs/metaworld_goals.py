@@ -3,7 +3,8 @@
 The library draws a goal by simulating a whole reset; only the random vector matters, so here the
 simulation is left out. The vectors are those of `metaworld.MT1(task, seed=...)` and its sisters,
 bit for bit: a benchmark's tasks share one stream of random numbers, hence the order of the tasks
-is part of the protocol.
+is part of the protocol. EnvPool's simulators cannot be given a goal: they draw their own, which
+are known here as well.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied_envs.metaworld_lean import Prepared
-from embodied_envs.metaworld_simulator import build_simulator, working_model
+from embodied_envs.metaworld_simulator import Kind, build_simulator
 
 if TYPE_CHECKING:
     from metaworld.sawyer_xyz_env import SawyerXYZEnv
@@ -85,9 +86,13 @@ def goal_vectors(
     """The 50 random vectors of a task, (50, n), in the library's order; read-only.
 
     Args:
+        split: the library's, or "envpool": goal i is then what the EnvPool simulator with this
+            seed draws at its reset i, counted from 0.
         tasks: all tasks of the benchmark's split, in order.
         seed: the benchmark's seed, in [0, 2**32).
     """
+    if split == "envpool":
+        return _drawn_by_envpool(task, seed)
     # ML1 alone tests on other goals of the same task; the library draws them with the next seed
     shift = 1 if (benchmark, split) == ("ML1", "test") else 0
     return _draw(tasks[: tasks.index(task) + 1], seed + shift)[0]
@@ -109,18 +114,45 @@ def _draw(tasks: tuple[str, ...], seed: int) -> tuple[NDArray[np.float64], dict[
     return drawn, stream.get_state(legacy=False)
 
 
+@functools.cache
+def _drawn_by_envpool(task: str, seed: int) -> NDArray[np.float64]:
+    """The first 50 vectors that EnvPool draws for a task, read-only."""
+    simulator = _Drawing.simulator(task, _EnvPoolStream(seed))
+    vectors = []
+    for _ in range(NUM_GOALS):
+        simulator.reset_model()  # once: the library's own reset does so twice
+        vectors.append(np.array(simulator._last_rand_vec))
+    drawn = np.stack(vectors)
+    drawn.flags.writeable = False
+    return drawn
+
+
+class _EnvPoolStream:
+    """C++'s `mt19937` and `uniform_real_distribution<double>`, as libstdc++ has them."""
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.MT19937()
+        self._bits._legacy_seeding(seed)  # as the C++ standard does
+
+    def uniform(self, low: NDArray[Any], high: NDArray[Any], *, size: int) -> NDArray[np.float64]:
+        words = self._bits.random_raw(2 * size).astype(np.float64)
+        fractions = (words[0::2] + words[1::2] * 2.0**32) / 2.0**64
+        vector: NDArray[np.float64] = fractions * (high - low) + low
+        return vector
+
+
 class _Drawing(Prepared):
     """Draws from its own stream, where the library uses NumPy's global one, and skips physics."""
 
-    stream: np.random.RandomState
+    stream: np.random.RandomState | _EnvPoolStream
     init_tcp: NDArray[np.float64]
     tcp_center: NDArray[np.float64]
     _random_reset_space: gymnasium.spaces.Box
     _last_rand_vec: NDArray[np.float64]
 
     @classmethod
-    def simulator(cls, task: str, stream: np.random.RandomState) -> SawyerXYZEnv:
-        simulator = build_simulator(task, working_model(task), make_class=cls.mixed)
+    def simulator(cls, task: str, stream: np.random.RandomState | _EnvPoolStream) -> SawyerXYZEnv:
+        simulator = build_simulator(Kind(task), cls.mixed)
         simulator.stream = stream  # type: ignore[attr-defined]
         return simulator
 
@@ -131,6 +163,9 @@ class _Drawing(Prepared):
 
     def _reset_hand(self, steps: int = 50) -> None:
         self.init_tcp = self.tcp_center
+
+    def set_state(self, qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> None:
+        pass
 
     def _get_state_rand_vec(self) -> NDArray[np.float64]:
         space = self._random_reset_space

@@ -1,21 +1,21 @@
 """Meta-World's own simulators, built around a model that was compiled once per process.
 
-Compiling a task's XML is most of the cost of building its simulator. Here the compiled model is
-kept, every user works on a copy, and a reset costs a fresh simulator around the same copy: nothing
-of an earlier episode can be left over.
+Every simulator works on a copy of the compiled model. A reset restores all that an episode can
+change, so nothing of an earlier one is left over, and a simulator that is not needed for now can be
+put aside for the next user.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embodied_envs.metaworld_lean import lean_class
+from embodied_envs.metaworld_models import compiled_model
 from embodied_envs.vitals import log_warnings
 
 if TYPE_CHECKING:
@@ -23,8 +23,22 @@ if TYPE_CHECKING:
     from metaworld.policies.policy import Policy
     from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
-CHANGED_BY_RESET = ("body_pos", "site_pos")
-"""The arrays of a model that the library's resets write to; no other one is ever changed."""
+STIRRED_BY_PLACING = frozenset(
+    f"{name}-v3"
+    for name in (
+        *("box-close", "disassemble", "door-lock", "door-unlock", "handle-press-side"),
+        *("handle-press", "handle-pull-side", "handle-pull", "lever-pull", "peg-unplug-side"),
+    )
+)
+"""The tasks in which what a reset moves touches or pushes something while the hand settles."""
+
+
+class Kind(NamedTuple):
+    """What tells one simulator from another."""
+
+    task: str
+    reward_version: str = "v2"
+    goal_drawn: bool = True
 
 
 def library_class(task: str) -> type[SawyerXYZEnv]:
@@ -45,53 +59,49 @@ def library_policy(task: str) -> Policy:
     return build()
 
 
-@functools.cache
-def compiled_model(task: str) -> mujoco.MjModel:
-    """The task's model as compiled, shared by the whole process: copy it before any change."""
-    return library_class(task)().model
-
-
-def working_model(task: str) -> mujoco.MjModel:
-    """A copy of the task's model to simulate with."""
-    return copy.copy(compiled_model(task))
-
-
-def restore_model(task: str, model: mujoco.MjModel) -> None:
-    """Undoes what earlier resets did to a working model."""
-    for name in CHANGED_BY_RESET:
-        getattr(model, name)[:] = getattr(compiled_model(task), name)
-
-
-def build_simulator(
-    task: str,
-    model: mujoco.MjModel,
-    *,
-    reward_version: str = "v2",
-    make_class: Callable[[Any], Any] = lean_class,
-) -> SawyerXYZEnv:
-    """The library's simulator of a task, new but for its working model, which is restored.
+def build_simulator(kind: Kind, make_class: Callable[[Any], Any] = lean_class) -> SawyerXYZEnv:
+    """The library's simulator of a task around a model of its own.
 
     Args:
         make_class: makes a `Prepared` class of the library's.
     """
-    restore_model(task, model)
-    cls = make_class(library_class(task))
+    cls: Any = make_class(library_class(kind.task))
     simulator: SawyerXYZEnv = cls.__new__(cls)
+    model = copy.copy(compiled_model(kind.task))
+    if not kind.goal_drawn:
+        _hide_goal_markers(model)
     simulator.prepared_model = model  # type: ignore[attr-defined]
-    simulator.__init__(reward_function_version=reward_version)  # type: ignore[misc]
+    simulator.__init__(reward_function_version=kind.reward_version)  # type: ignore[misc]
     simulator._set_task_called = True
     return simulator
 
 
-def aim(simulator: SawyerXYZEnv, vector: NDArray[np.float64]) -> None:
-    """Fixes the next reset to a goal's random vector, with the goal in the observation."""
-    simulator._freeze_rand_vec = True
+_idle: dict[Kind, SawyerXYZEnv] = {}
+
+
+def take_simulator(kind: Kind) -> SawyerXYZEnv:
+    """A simulator that nobody else uses, and that the next reset makes as good as new."""
+    simulator = _idle.pop(kind, None)
+    if simulator is None:
+        simulator = build_simulator(kind)
+        simulator.placing_stirs = kind.task in STIRRED_BY_PLACING  # type: ignore[attr-defined]
+        simulator.remember_as_new()  # type: ignore[attr-defined]
+    return simulator
+
+
+def put_aside(kind: Kind, simulator: SawyerXYZEnv) -> None:
+    """Keeps a simulator for the next who takes one; at most one of a kind, of about 25 MB."""
+    _idle[kind] = simulator
+
+
+def start(simulator: SawyerXYZEnv, vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Resets to a goal's random vector; the observation (39,) has the goal."""
     simulator._last_rand_vec = vector.copy()
-    simulator._partially_observable = False
-    del simulator.sawyer_observation_space  # its bounds are computed anew, with the goal's
+    observation: NDArray[np.float64] = simulator.reset()[0]
+    return observation
 
 
-def hide_goal_markers(model: mujoco.MjModel) -> None:
+def _hide_goal_markers(model: mujoco.MjModel) -> None:
     """Makes the drawn targets transparent; their names all contain "goal"."""
     for index in range(model.nsite):
         if "goal" in model.site(index).name:

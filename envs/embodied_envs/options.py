@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,18 +31,21 @@ def checked_size(image_size: Sequence[int]) -> tuple[int, int]:
 
 
 def complete_options(
-    options: Mapping[str, Any], suite: Suite, random: np.random.Generator
+    options: Mapping[str, Any], suite: Suite, random: Callable[[], np.random.Generator]
 ) -> dict[str, Any]:
     """The options of a reset, completed; raises where one is wrong.
 
     A task or goal left out is drawn; the benchmark seed defaults to 0 and the instruction to the
     task's canonical one.
+
+    Args:
+        random: gives the generator to draw with; not called where nothing is left out.
     """
     for key in options:
         check_choice("option", key, OPTIONS)
-    task = options["task"] if "task" in options else str(random.choice(suite.tasks))
+    task = options["task"] if "task" in options else str(random().choice(suite.tasks))
     check_choice("task", task, suite.tasks)
-    goal = options["goal"] if "goal" in options else random.integers(suite.num_goals)
+    goal = options["goal"] if "goal" in options else random().integers(suite.num_goals)
     if not 0 <= goal < suite.num_goals:
         raise ValueError(f"goal must lie in [0, {suite.num_goals - 1}], got {goal}")
     benchmark_seed = options.get("benchmark_seed", 0)

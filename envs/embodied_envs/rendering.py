@@ -6,8 +6,6 @@ calls `choose_backend` before that; an import that came earlier is set right her
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import functools
 import importlib
 import logging
@@ -15,11 +13,14 @@ import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from embodied_envs.canvas import Canvas, Look, studio
 
 if TYPE_CHECKING:
     import mujoco  # type: ignore[import-untyped]
@@ -84,22 +85,52 @@ def _trouble(backend: str) -> str:
     return lines[-1] if done.returncode else ""
 
 
+@dataclass(frozen=True)
+class Profile:
+    """How much work goes into a picture.
+
+    Attributes:
+        shadow_size: side of the shadow map in texels; 0 draws no shadows, None is the model's own.
+        samples: multisampling (0 or 4), the slowest way to smooth edges without a GPU; None is the
+            model's own.
+        supersampling: each pixel is the mean of a square of this side.
+        reflections: whether mirrors mirror; each one draws the scene again.
+    """
+
+    shadow_size: int | None
+    samples: int | None
+    supersampling: int
+    reflections: bool
+
+    def __post_init__(self) -> None:
+        if self.supersampling < 1:
+            raise ValueError(f"supersampling must be 1 or more, got {self.supersampling}")
+
+
+NATIVE = Profile(shadow_size=None, samples=None, supersampling=1, reflections=True)
+"""As the library that made the model would draw it."""
+# A pixel costs little next to the scene's meshes, so that nine of them are the cheaper smoothing.
+FAITHFUL = Profile(shadow_size=512, samples=0, supersampling=3, reflections=False)
+"""Nearly the same picture at less than half the cost."""
+FAST = Profile(shadow_size=0, samples=0, supersampling=1, reflections=False)
+"""No shadows, rough edges: many times faster, but visibly another domain."""
+PROFILES: Mapping[str, Profile] = {"fast": FAST, "faithful": FAITHFUL, "native": NATIVE}
+"""The names that suites and data sets know them by; docs/benchmarks.md has their costs."""
+
+
 class FrameRenderer:
     """Draws what one camera of a model sees.
 
-    The default costs a third of MuJoCo's own settings in software and looks nearly the same; it
-    anti-aliases by averaging 2 x 2 pixels, because a pixel costs little next to the scene's meshes.
-    A camera that hangs upside down in the world, as Meta-World's corner cameras do, is drawn the
-    right way up. Must be closed; also works in a `with` statement.
+    Renderers of models with the same meshes and textures share what OpenGL holds of them, and draw
+    each their own model as it stands. A camera that hangs upside down in the world, as Meta-World's
+    corner cameras do, is drawn the right way up. Used in the thread that made it; must be closed;
+    also works in a `with` statement.
 
     Args:
-        model: the scene; its own quality settings are passed over.
+        model: the scene. Its meshes, textures and height fields must stay as they are.
         size: (h, w) of a frame in pixels.
         camera: name or number of a camera of the model; -1 is the free camera.
-        shadow_size: side of the shadow map in texels; 0 draws no shadows.
-        samples: multisampling (0 or 4); the slowest way to smooth edges without a GPU.
-        supersampling: each pixel is the mean of a square of this side.
-        reflections: whether mirrors mirror; each one draws the scene again.
+        profile: how it is drawn.
     """
 
     def __init__(
@@ -108,51 +139,37 @@ class FrameRenderer:
         size: tuple[int, int],
         *,
         camera: str | int = -1,
-        shadow_size: int = 512,
-        samples: int = 0,
-        supersampling: int = 2,
-        reflections: bool = False,
+        profile: Profile = FAITHFUL,
     ) -> None:
-        if min(size) < 1 or supersampling < 1:
-            raise ValueError(f"size and supersampling must be positive: {size}, {supersampling}")
+        if min(size) < 1:
+            raise ValueError(f"size must be (h, w), both 1 pixel or more, got {size}")
         require_backend()
-        import mujoco
-
+        self._model = model
         self._camera = _camera_number(model, camera)
-        self._supersampling = supersampling
         self._turn = _hangs_upside_down(model, self._camera)
-        height, width = (side * supersampling for side in size)
-        with _drawing_settings(model, height, width, shadow_size=shadow_size, samples=samples):
-            self._renderer: mujoco.Renderer | None = mujoco.Renderer(model, height, width)
-        flags: Any = self._renderer.scene.flags
-        flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadow_size > 0
-        flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = reflections
-        # EGL ends with the interpreter, and a renderer that is freed later complains. This hook
-        # comes after EGL's own and so runs before it.
-        self._at_exit = functools.partial(_close, weakref.ref(self))
-        atexit.register(self._at_exit)
+        self._supersampling = profile.supersampling
+        self._sides = size[0] * self._supersampling, size[1] * self._supersampling
+        self._studio = studio()
+        key, canvas = self._studio.acquire(model, profile)
+        self._canvas: Canvas | None = canvas
+        self._release = weakref.finalize(self, self._studio.release, key)  # also where forgotten
+        self._release.atexit = False
 
-    @classmethod
-    def fast(
-        cls, model: mujoco.MjModel, size: tuple[int, int], *, camera: str | int = -1
-    ) -> FrameRenderer:
-        """No shadows, rough edges: several times faster, but visibly another domain."""
-        return cls(model, size, camera=camera, shadow_size=0, supersampling=1)
-
-    def frame(self, data: mujoco.MjData) -> NDArray[np.uint8]:
+    def frame(self, data: mujoco.MjData, looks: Iterable[Look] = ()) -> NDArray[np.uint8]:
         """The scene as it stands in `data`, upright, (h, w, 3); the array is the caller's."""
-        if self._renderer is None:
+        if self._canvas is None:
             raise ValueError("the renderer is closed: make a new FrameRenderer")
-        self._renderer.update_scene(data, camera=self._camera)
-        image = _shrink(self._renderer.render(), self._supersampling)
-        return np.ascontiguousarray(image[::-1, ::-1]) if self._turn else image
+        self._studio.enter()
+        image = self._canvas.draw(self._model, data, self._camera, *self._sides, looks)
+        image = _shrink(image, self._supersampling)
+        return np.ascontiguousarray(image[::-1, ::-1] if self._turn else image)
 
     def close(self) -> None:
-        """Frees the OpenGL context; may be called twice."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
-            atexit.unregister(self._at_exit)
+        """Gives up its share of what OpenGL holds; may be called twice."""
+        if self._canvas is not None:
+            self._canvas = None
+            self._release()
+            self._studio.trim()
 
     def __enter__(self) -> Self:
         return self
@@ -184,21 +201,6 @@ def _hangs_upside_down(model: mujoco.MjModel, camera: int) -> bool:
     return bool(up[2] < -1e-6)
 
 
-@contextlib.contextmanager
-def _drawing_settings(
-    model: mujoco.MjModel, height: int, width: int, *, shadow_size: int, samples: int
-) -> Iterator[None]:
-    """Lends a model the settings that a renderer reads once, when it is made."""
-    quality, buffer = model.vis.quality, model.vis.global_
-    before = quality.shadowsize, quality.offsamples, buffer.offheight, buffer.offwidth
-    quality.shadowsize, quality.offsamples = shadow_size, samples
-    buffer.offheight, buffer.offwidth = height, width
-    try:
-        yield
-    finally:
-        quality.shadowsize, quality.offsamples, buffer.offheight, buffer.offwidth = before
-
-
 def _shrink(image: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     """The mean over squares of `factor` pixels, rounded to the nearest."""
     if factor == 1:
@@ -208,8 +210,3 @@ def _shrink(image: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
         for column in range(factor):
             total += image[row::factor, column::factor]
     return (total // factor**2).astype(np.uint8)
-
-
-def _close(reference: weakref.ref[FrameRenderer]) -> None:
-    if (renderer := reference()) is not None:
-        renderer.close()

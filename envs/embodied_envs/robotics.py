@@ -56,8 +56,8 @@ class GoalSuite(RoboticsSuite):
 class GoalSimulator(GymnasiumSimulator):
     """A `Simulator` of a goal environment: (observation, goal), then the goal for experts alone.
 
-    What marks the goal in the scene is put where the goal is at each reset; the library does so
-    only when it draws, which changes the simulation's course.
+    What marks the goal in the scene stands where the goal is from the reset on, and the simulation
+    does not feel it. The library moves it when it draws, which changes the simulation's course.
     """
 
     def __init__(self, env: Any, goal_visible: bool) -> None:
@@ -76,7 +76,7 @@ class GoalSimulator(GymnasiumSimulator):
         return np.concatenate([observation["observation"], np.zeros_like(goal), goal])
 
     def _mark_goal(self, goal: NDArray[np.float64]) -> None:
-        """Shows a goal in the scene."""
+        """Shows a goal in the scene; nothing to do where the library does."""
 
     def _move_site(self, name: str, point: NDArray[np.float64]) -> None:
         """Puts a site of the model at a point of the world (3,) in m."""
@@ -93,7 +93,7 @@ class GoalSimulator(GymnasiumSimulator):
             part = getattr(self.model, kind)(name)
             part.rgba[3] = 0.0
             if kind == "geom":
-                part.matid[:] = -1  # whose colour would count
+                part.matid[:] = -1  # a material's colour would count
 
 
 def open_env(task: str, **options: Any) -> Any:

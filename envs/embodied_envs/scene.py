@@ -72,6 +72,10 @@ class Scene(ABC):
         """The reward of the step that was just made, and its info; called once for each step."""
 
     @property
+    def scene(self) -> mujoco.MjData:
+        return self.data
+
+    @property
     def finger(self) -> NDArray[np.float64]:
         """Where the fingertip is, (3,) in m."""
         return np.array(self.data.qpos[self._rails])

@@ -5,22 +5,27 @@ of the goal at a step (position or rotation alone, where the task ignores the ot
 reaching a distance of all fingertips together below 1 cm. Episodes never terminate. The library's
 names that end in "Full" are second names of tasks that are here.
 
-Departure: the library's manipulation tasks keep the solver's memory and the motors' commands of the
-last episode when they reset, so that the same seed gives another course; here all is reset.
+Departure: a reset of the library's manipulation tasks leaves the solver's memory, the counts of
+warnings and the motors' commands as they were, so that a simulation that broke down stays broken;
+here all is cleared before.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embodied_envs.catalogue import TaskFacts, read_catalogue
 from embodied_envs.robotics import GoalSimulator, GoalSuite, open_env
-from embodied_envs.simulated_env import Simulator, Transition
+from embodied_envs.simulated_env import Simulator
+
+if TYPE_CHECKING:
+    import mujoco  # type: ignore[import-untyped]
 
 _REACH = "HandReach-v3"
 _NUM_TIPS = 5
@@ -69,33 +74,30 @@ class _Reach(GoalSimulator):
 
 
 class _Manipulate(GoalSimulator):
-    """The goal is a second, translucent object, which nothing touches and gravity must not move."""
+    """The goal is a second, translucent object that nothing touches."""
 
     def __init__(self, env: Any, goal_visible: bool) -> None:
         super().__init__(env, goal_visible)
         if not goal_visible:
+            sites = [self.model.site(index).name for index in range(self.model.nsite)]
             self._hide("geom", "target")
-            self._hide("site", *_sites_of(self.model, "target:"))
+            self._hide("site", *(name for name in sites if name.startswith("target:")))
+
+    @property
+    def scene(self) -> mujoco.MjData:
+        """A copy, because the second object is a part of the simulation, and falls."""
+        import mujoco
+
+        scene = copy.copy(self.data)
+        joint = scene.joint("target:joint")
+        joint.qpos[:] = self._env.goal
+        if self._env.target_position == "ignore":
+            joint.qpos[0] += _BESIDE
+        mujoco.mj_kinematics(self.model, scene)
+        return scene
 
     def reset(self, seed: int) -> NDArray[np.float64]:
-        import mujoco  # type: ignore[import-untyped]
+        import mujoco
 
         mujoco.mj_resetData(self.model, self.data)
         return super().reset(seed)
-
-    def step(self, action: NDArray[np.float64]) -> Transition:
-        last = super().step(action)
-        self._mark_goal(self._env.goal)
-        return last
-
-    def _mark_goal(self, goal: NDArray[np.float64]) -> None:
-        pose = goal.copy()
-        if self._env.target_position == "ignore":
-            pose[0] += _BESIDE
-        joint = self.data.joint("target:joint")
-        joint.qpos[:], joint.qvel[:] = pose, 0.0
-
-
-def _sites_of(model: Any, prefix: str) -> list[str]:
-    names = [model.site(index).name for index in range(model.nsite)]
-    return [name for name in names if name.startswith(prefix)]

@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 from embodied.suites import Expert, NoExpertError, Texts
 from embodied_envs.catalogue import Sizes, TaskFacts, common_sizes
 from embodied_envs.options import check_choice, checked_size
+from embodied_envs.rendering import PROFILES
 from embodied_envs.simulated_env import OVERVIEW, SimulatedEnv, Simulator
 
 
@@ -29,12 +30,14 @@ class SimulatedSuite(ABC):
     Attributes:
         tasks: names of the library's tasks; one policy serves all, so their sizes must agree.
         observation: what the policy senses: "state" is the library's vector; "pixels" is images
-            with the length and the velocity of each actuator as the state, which is what sensors
-            on the motors read; "mixed" is images with the library's vector.
+            with what the robot senses of itself as the state: the length and the velocity of each
+            actuator (2A,), or a part of the vector (`TaskFacts.own`); "mixed" is images with the
+            library's vector.
         cameras: numbers or names of cameras of the model, the first one drawn by `render`; a number
             is observed as "camera0" and so on, a name as itself. -1 is the scene from a distance,
             observed as "overview"; so is 0 where a model has no camera.
         image_size: (h, w) of an observed image in pixels.
+        render_profile: how observed images are drawn (see `embodied_envs.rendering.PROFILES`).
         action_repeat: control steps for which an action is held; their rewards are summed.
         num_goals: how many initial states a benchmark seed has.
         success_threshold: replaces that of the tasks (see `TaskFacts`).
@@ -46,6 +49,7 @@ class SimulatedSuite(ABC):
     observation: Literal["state", "pixels", "mixed"] = "state"
     cameras: tuple[int | str, ...] = (0,)
     image_size: tuple[int, int] = (84, 84)
+    render_profile: str = "faithful"
     action_repeat: int = 1
     num_goals: int = 50
     success_threshold: float | None = None
@@ -58,12 +62,10 @@ class SimulatedSuite(ABC):
     def open_simulator(self, task: str) -> Simulator:
         """A simulator of one of the tasks; imports the library."""
 
-    def retask(self, simulator: Simulator, task: str) -> bool:
-        """Gives an open simulator another task; False where that needs a simulator of its own.
-
-        It spares the renderers, which are bound to a model.
-        """
-        return False
+    def change_task(self, simulator: Simulator, task: str) -> Simulator:
+        """A simulator of another task, in place of a given one, which is not used again."""
+        simulator.close()
+        return self.open_simulator(task)
 
     def __post_init__(self) -> None:
         for name in ("tasks", "cameras"):  # a configuration file gives lists
@@ -74,6 +76,7 @@ class SimulatedSuite(ABC):
         for task in self.tasks:
             check_choice("task", task, tuple(self.catalogue()))
         check_choice("observation", self.observation, ("state", "pixels", "mixed"))
+        check_choice("render_profile", self.render_profile, tuple(PROFILES))
         for name, least in (("action_repeat", 1), ("num_goals", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
@@ -83,7 +86,7 @@ class SimulatedSuite(ABC):
 
     def _sizes_of(self, task: str) -> Sizes:
         facts = self.catalogue()[task]
-        state_dim = 2 * facts.num_motors if self.observation == "pixels" else facts.state_dim
+        state_dim = facts.own_dim if self.observation == "pixels" else facts.state_dim
         return Sizes(state_dim, facts.action_dim, facts.rate_hz, facts.max_steps)
 
     @property
@@ -94,6 +97,11 @@ class SimulatedSuite(ABC):
     @property
     def name(self) -> str:
         return f"{self.library}/{'+'.join(self.tasks)}"
+
+    @property
+    def image_profile(self) -> str | None:
+        """The render profile of what the policy observes; None where it observes no images."""
+        return None if self.observation == "state" else self.render_profile
 
     @property
     def max_steps(self) -> int:

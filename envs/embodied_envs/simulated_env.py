@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from embodied_envs.canvas import Look
 from embodied_envs.options import complete_options
-from embodied_envs.rendering import FrameRenderer, choose_backend
+from embodied_envs.rendering import FAITHFUL, PROFILES, FrameRenderer, Profile, choose_backend
 from embodied_envs.vitals import all_finite, trouble, vital_signs
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ class Simulator(Protocol):
     def model(self) -> mujoco.MjModel: ...
     @property
     def data(self) -> mujoco.MjData: ...
+    @property
+    def scene(self) -> mujoco.MjData:
+        """What pictures show: `data`, or a copy with marks that the simulation must not feel."""
+        ...
+
     def reset(self, seed: int) -> NDArray[np.float64]:
         """Starts the episode that the seed alone decides; returns the observation."""
         ...
@@ -92,7 +98,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
                 },
             }
         )
-        self._renderers: dict[tuple[int | str, tuple[int, int]], FrameRenderer] = {}
+        self._renderers: dict[tuple[int | str, tuple[int, int], Profile], FrameRenderer] = {}
         self._drawn: mujoco.MjModel | None = None  # the model that the renderers are bound to
         self._running = False
         self._horizon = suite.sizes.max_steps
@@ -100,6 +106,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self._return = 0.0
         self._full = np.zeros(0)
         self._last: Observations = {}
+        self.looks: dict[object, Look] = {}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -110,7 +117,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         instruction to the task's canonical one. The info holds all four, completed.
         """
         super().reset(seed=seed)
-        choice = complete_options(options or {}, self._suite, self.np_random)
+        choice = complete_options(options or {}, self._suite, lambda: self.np_random)
         simulator = self._simulator_of(choice["task"])
         state = simulator.reset(_initial_seed(choice["benchmark_seed"], choice["goal"]))
         if simulator.model.nhfield:  # another terrain, and a renderer reads it but once
@@ -156,7 +163,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
             raise ValueError("render_size is None: give make_env(render_size=(h, w)) to render")
         if self._simulator is None or not self._last:
             raise RuntimeError("there is nothing to see before the first reset: call reset")
-        return self._frame(self._simulator, self._suite.cameras[0], self._render_size)
+        return self._frame(self._simulator, self._suite.cameras[0], self._render_size, FAITHFUL)
 
     def close(self) -> None:
         """Frees the simulator and the renderers; a later reset starts anew."""
@@ -197,28 +204,34 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
     def _observe(self, simulator: Simulator, state: NDArray[np.float64]) -> Observations:
         self._full, state = state, state[: self._suite.sizes.state_dim]
         if self._suite.observation == "pixels":
-            data = simulator.data
-            state = np.concatenate([data.actuator_length, data.actuator_velocity])
-        size = self._suite.image_size
+            data, own = simulator.data, list(self._suite.catalogue()[self._task].own)
+            motors = [data.actuator_length, data.actuator_velocity]
+            state = self._full[own] if own else np.concatenate(motors)
+        size, profile = self._suite.image_size, PROFILES[self._suite.render_profile]
         images = {
-            name: self._frame(simulator, camera, size) for name, camera in self._cameras.items()
+            name: self._frame(simulator, camera, size, profile, self.looks.values())
+            for name, camera in self._cameras.items()
         }
         self._last = {"state": state.astype(np.float32), **images}
         return self._last
 
     def _frame(
-        self, simulator: Simulator, camera: int | str, size: tuple[int, int]
+        self,
+        simulator: Simulator,
+        camera: int | str,
+        size: tuple[int, int],
+        profile: Profile,
+        looks: Iterable[Look] = (),
     ) -> NDArray[np.uint8]:
         model = simulator.model
         if model is not self._drawn:  # some libraries compile a new one for each episode
             self._free_renderers()
             self._drawn = model
-        if (camera, size) not in self._renderers:
-            free = camera == 0 and model.ncam == 0
-            self._renderers[camera, size] = FrameRenderer(
-                model, size, camera=OVERVIEW if free else camera
-            )
-        return self._renderers[camera, size].frame(simulator.data)
+        key = camera, size, profile
+        if key not in self._renderers:
+            number = OVERVIEW if camera == 0 and model.ncam == 0 else camera
+            self._renderers[key] = FrameRenderer(model, size, camera=number, profile=profile)
+        return self._renderers[key].frame(simulator.scene, looks)
 
     def _free_renderers(self) -> None:
         for renderer in self._renderers.values():
@@ -227,13 +240,13 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self._drawn = None
 
     def _simulator_of(self, task: str) -> Simulator:
-        """The simulator of the task, kept while the task stays or the simulator takes another."""
-        simulator = self._simulator
-        if simulator is not None and task != self._task and self._suite.retask(simulator, task):
-            self._task = task
-        if self._simulator is None or task != self._task:
-            self.close()
-            self._task, self._simulator = task, self._suite.open_simulator(task)
+        """The simulator of the task, kept while the task stays."""
+        before, self._task = self._task, task
+        if self._simulator is None:
+            self._simulator = self._suite.open_simulator(task)
+        elif task != before:
+            self._running, self._last = False, {}
+            self._simulator = self._suite.change_task(self._simulator, task)
             if (found := _action_space(self._simulator)) != self.action_space:
                 raise ValueError(
                     f"{task} takes actions in {found}, but {self._suite.tasks[0]} in "

@@ -67,11 +67,11 @@ class Tabletop(SimulatedSuite):
         """The scene, judged by the task."""
         return TabletopScene(TASKS[task])
 
-    def retask(self, simulator: Simulator, task: str) -> bool:
-        """One scene serves all tasks."""
+    def change_task(self, simulator: Simulator, task: str) -> Simulator:
+        """The same simulator: one scene serves all tasks."""
         assert isinstance(simulator, TabletopScene)
         simulator.task = TASKS[task]
-        return True
+        return simulator
 
     def expert(self, task: str, *, seed: int = 0) -> Expert:
         """Takes the state (S,); the seed draws its way."""
@@ -80,7 +80,14 @@ class Tabletop(SimulatedSuite):
 
     def playground(self, steps: int) -> Playground:
         """The same tabletop with nothing to be done."""
-        inherited = ("observation", "cameras", "image_size", "action_repeat", "num_goals")
+        inherited = (
+            "observation",
+            "cameras",
+            "image_size",
+            "render_profile",
+            "action_repeat",
+            "num_goals",
+        )
         fields = {name: getattr(self, name) for name in inherited}
         return Playground(pursued=self.tasks, steps=steps, **fields)
 
@@ -123,7 +130,6 @@ def _facts(task: Task) -> TaskFacts:
     return TaskFacts(
         state_dim=STATE_DIM,
         action_dim=3,
-        num_motors=3,
         rate_hz=RATE_HZ,
         max_steps=MAX_STEPS,
         measure="result",

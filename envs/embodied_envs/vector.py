@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from embodied.suites import Assignment, SlotError, Suite
+from embodied_envs.envpool_chunk import EnvPoolChunk, choose_backend
 from embodied_envs.worker import Board, Chunk, Layout, Message, Observations, Reply, Worker
 
 Info = dict[str, Any]
@@ -64,7 +65,13 @@ class WorkerError(SlotError):
 
 
 class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
-    """N slots that run assigned episodes; see `make_vec`."""
+    """N slots that run assigned episodes; see `make_vec`.
+
+    Attributes:
+        backend: whose simulators they are, "python" or "envpool".
+    """
+
+    backend = "python"
 
     def __init__(
         self,
@@ -74,6 +81,7 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         workers: int,
         render_size: tuple[int, int] | None,
         timeout_s: float,
+        make_chunk: Callable[..., Chunk] = Chunk,
     ) -> None:
         self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_fps": suite.rate_hz}
@@ -82,7 +90,7 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self._assignments: list[Assignment | None] = [None] * num_envs
         self._active = np.zeros(num_envs, np.bool_)
         parts = [part.tolist() for part in np.array_split(np.arange(num_envs), max(workers, 1))]
-        chunks = [Chunk(suite, part, render_size) for part in parts]
+        chunks = [make_chunk(suite, part, render_size) for part in parts]
         self._chunk = chunks[0] if workers == 0 else None
         self._workers = [Worker(i, parts[i], chunks[i]) for i in range(workers)]
         self._memory = _shared_file() if workers else None
@@ -276,6 +284,12 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             raise WorkerError(reply.failures, self._assignments, result)
 
 
+class EnvPoolVectorEnv(WorkerVectorEnv):
+    """The same with EnvPool's simulators; a crash of theirs ends this process."""
+
+    backend = "envpool"
+
+
 def make_vec(
     suite: Suite,
     num_envs: int,
@@ -283,6 +297,7 @@ def make_vec(
     workers: int = 0,
     render_size: tuple[int, int] | None = None,
     timeout_s: float = 300.0,
+    backend: str = "auto",
 ) -> WorkerVectorEnv:
     """A vector environment over N slots of a suite, in which each slot runs assigned episodes.
 
@@ -291,11 +306,23 @@ def make_vec(
         workers: processes that share the slots evenly; about one per core. 0 steps them all here.
         render_size: (h, w) of rendered frames in pixels.
         timeout_s: how long a worker may take over one step or reset of all its slots.
+        backend: "python" runs the suite's environments; "envpool" runs Meta-World in C++, on the
+            goals that EnvPool draws, in a thread for each slot and without workers; "auto" takes
+            EnvPool where the suite has its goals and it does the same (see `choose_backend`).
     """
     if num_envs < 1:
         raise ValueError(f"num_envs must be 1 or more, got {num_envs}")
     if not 0 <= workers <= num_envs:
         raise ValueError(f"workers must lie in [0, {num_envs}] (num_envs), got {workers}")
+    if choose_backend(backend, suite, render_size) == "envpool":
+        return EnvPoolVectorEnv(
+            suite,
+            num_envs,
+            workers=0,
+            render_size=None,
+            timeout_s=timeout_s,
+            make_chunk=EnvPoolChunk,
+        )
     return WorkerVectorEnv(
         suite, num_envs, workers=workers, render_size=render_size, timeout_s=timeout_s
     )

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from embodied.experiment import available_cores
+from embodied.devices import available_cores
 from embodied.results import versions
 
 

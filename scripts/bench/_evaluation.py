@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
@@ -18,15 +19,17 @@ import torch
 from numpy.typing import NDArray
 
 from embodied.data.windows import Windows
+from embodied.devices import available_cores
 from embodied.evaluation import evaluate
-from embodied.experiment import available_cores
 from embodied.noise import RowNoise
 from embodied.policies.base import Policy
 from embodied.protocols import Protocol
 from embodied.rollout import Controller
 from embodied.structs import Condition, Observation
+from embodied.suites import Assignment
+from embodied_envs.envpool_chunk import make_pool
 from embodied_envs.metaworld import MetaWorld
-from embodied_envs.metaworld_simulator import compiled_model
+from embodied_envs.metaworld_models import compiled_model
 from embodied_envs.vector import WorkerVectorEnv, make_vec
 from scripts.bench._common import Case, Rates, Report, arguments, cpu_seconds, measure, rate_rows
 from scripts.bench._setup import RandomEpisodes, fitted_policy, shipped_config
@@ -52,38 +55,48 @@ class Contender:
     reset: Callable[[Any], NDArray[Any]]
 
 
-def contenders(cores: int) -> list[Contender]:
-    """gymnasium's two, then ours with one and with two slots for each task."""
-
-    def stock(strategy: str) -> Contender:
-        name = f"gymnasium {strategy.capitalize()}VectorEnv"
-        make = functools.partial(
-            gymnasium.make_vec, "Meta-World/MT10", vector_strategy=strategy, seed=0
-        )
-        return Contender(name, make, lambda envs: envs.reset()[0])
-
-    def ours(slots: int) -> Contender:
-        name = f"ours, {slots} slots, {cores} workers"
-        make = functools.partial(make_vec, SUITE, slots, workers=cores, timeout_s=PATIENCE_S)
-        return Contender(name, make, reset_slots)
-
-    return [stock("async"), stock("sync"), ours(NUM_TASKS), ours(2 * NUM_TASKS)]
-
-
-def protocol(slots: int, steps: int) -> Protocol:
-    """As many episodes as slots, none of which ends before its last step."""
-    return Protocol(
-        name="bench",
-        goals_per_task=slots // NUM_TASKS,
-        max_steps=steps,
-        success="final",
+def stock(strategy: str) -> Contender:
+    """One of gymnasium's, over the library's own environments."""
+    name = f"gymnasium {strategy.capitalize()}VectorEnv"
+    make = functools.partial(
+        gymnasium.make_vec, "Meta-World/MT10", vector_strategy=strategy, seed=0
     )
+    return Contender(name, make, lambda envs: envs.reset()[0])
 
 
-def reset_slots(envs: WorkerVectorEnv) -> NDArray[Any]:
+def ours(slots: int, workers: int, backend: str = "python") -> Contender:
+    how = f"{workers} workers" if backend == "python" else backend
+    make = functools.partial(
+        make_vec, SUITE, slots, workers=workers, timeout_s=PATIENCE_S, backend=backend
+    )
+    return Contender(f"ours, {slots} slots, {how}", make, functools.partial(reset_slots, queue()))
+
+
+def contenders(cores: int) -> list[Contender]:
+    """gymnasium's two, then ours with one and with two slots for each task, EnvPool's last."""
+    backends = ["python", "envpool"] if has_envpool() else ["python"]
+    sizes = (NUM_TASKS, 2 * NUM_TASKS)
+    own = [ours(size, cores, backend) for backend in backends for size in sizes]
+    return [stock("async"), stock("sync"), *own]
+
+
+def has_envpool() -> bool:
+    return importlib.util.find_spec("envpool") is not None
+
+
+def queue() -> Iterator[Assignment]:
+    """Every goal of every task, goal by goal, again and again."""
+    return itertools.cycle(Protocol(name="bench").assignments(SUITE))
+
+
+def take(episodes: Iterator[Assignment], envs: WorkerVectorEnv) -> list[Assignment]:
+    """One for each slot."""
+    return list(itertools.islice(episodes, envs.num_envs))
+
+
+def reset_slots(episodes: Iterator[Assignment], envs: WorkerVectorEnv) -> NDArray[Any]:
     """New episodes in all slots."""
-    assignments = protocol(envs.num_envs, SUITE.max_steps).assignments(SUITE)
-    state: NDArray[Any] = envs.reset(options={"assignments": assignments})[0]["state"]
+    state: NDArray[Any] = envs.reset(options={"assignments": take(episodes, envs)})[0]["state"]
     return state
 
 
@@ -127,6 +140,23 @@ def stepping(contender: Contender, envs: Any, actions: NDArray[np.float32]) -> C
     return Case(contender.name, run)
 
 
+def bare_envpool(actions: NDArray[np.float32]) -> Case:
+    """EnvPool by itself, a simulator for each task, resetting themselves."""
+    pools = [make_pool(task, [0]) for task in SUITE.tasks]
+    for pool in pools:
+        pool.reset()
+    steps = itertools.count()
+
+    def run() -> float:
+        for pool, action in zip(pools, actions[next(steps) % len(actions)], strict=True):
+            pool.send(action[None])
+        for pool in pools:
+            pool.recv()
+        return float(len(pools))
+
+    return Case("EnvPool alone, 10 simulators", run)
+
+
 def physics() -> Case:
     """MuJoCo's part of a step alone, for the tasks in turn, in this process."""
     worlds = [(model, mujoco.MjData(model)) for model in map(compiled_model, SUITE.tasks)]
@@ -143,19 +173,16 @@ def evaluation(
     contender: Contender, envs: Any, policy: Policy, config: dict[str, Any], steps: int
 ) -> Case:
     """Whole episodes with the policy; ours by `evaluate`, gymnasium's by a loop by hand."""
-    horizon = config["action_horizon"]
+    horizon, episodes = config["action_horizon"], queue()
 
-    def ours() -> float:
-        chosen = protocol(envs.num_envs, steps)
+    def by_evaluate() -> float:
         actor = Controller(
             policy,
             envs.num_envs,
             action_horizon=horizon,
             inference_batch=config["inference_batch"],
         )
-        outcomes = evaluate(
-            actor, envs, chosen.assignments(SUITE), max_steps=steps, success=chosen.success
-        )
+        outcomes = evaluate(actor, envs, take(episodes, envs), max_steps=steps, success="final")
         return float(sum(outcome.steps for outcome in outcomes))
 
     def by_hand() -> float:
@@ -167,7 +194,7 @@ def evaluation(
             done += horizon
         return float(envs.num_envs * done)
 
-    return Case(contender.name, ours if isinstance(envs, WorkerVectorEnv) else by_hand)
+    return Case(contender.name, by_evaluate if isinstance(envs, WorkerVectorEnv) else by_hand)
 
 
 @torch.inference_mode()
@@ -209,7 +236,9 @@ def run(argv: Sequence[str] | None, description: str) -> None:
         envs = [stack.enter_context(closing(construct(contender)[0])) for contender in found]
         pairs = list(zip(found, envs, strict=True))
         cases = [stepping(*pair, actions.astype(np.float32)) for pair in pairs]
-        rates = measure([*cases, physics()], rounds=options.rounds, seconds=options.seconds)
+        bounds = [bare_envpool(actions.astype(np.float32))] if has_envpool() else []
+        bounds.append(physics())
+        rates = measure([*cases, *bounds], rounds=options.rounds, seconds=options.seconds)
         report.add("Steps with random actions", rate_rows(rates, "steps"), rates)
         cases = [evaluation(*pair, policy, config["eval"], options.episode_steps) for pair in pairs]
         rates = measure(cases, rounds=options.rounds, seconds=0.0)

@@ -1,0 +1,98 @@
+"""From a config, or a checkpoint that holds one, to a policy."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from embodied import checkpoint
+from embodied.build import instantiate, read_stored
+from embodied.devices import choose_device
+from embodied.policies.base import Policy
+from embodied.resume import check_tensors
+from embodied.structs import Spec
+
+Config = Mapping[str, Any]
+
+POLICY_PARTS = tuple(f"embodied.{part}.*" for part in ("policies", "encoders", "heads", "networks"))
+"""What the config in a checkpoint may build: nothing that writes files or opens a simulator."""
+
+
+def build_policy(config: Config, spec: Spec, extra_targets: Sequence[str] = ()) -> Policy:
+    """An untrained policy, its weights drawn with the config's seed.
+
+    Args:
+        extra_targets: what the config may build besides `POLICY_PARTS`.
+    """
+    random.seed(config["seed"])
+    torch.manual_seed(config["seed"])
+    np.random.seed(config["seed"])
+    policy: Policy = instantiate(
+        config["policy"], spec=spec, allowed=POLICY_PARTS, extra_targets=extra_targets
+    )
+    return policy
+
+
+def load_policy(
+    path: Path, device: str = "auto", extra_targets: Sequence[str] = ()
+) -> tuple[Policy, checkpoint.Checkpoint]:
+    """The policy of a checkpoint, rebuilt from its own config, statistics and weights.
+
+    Args:
+        path: a run directory (its newest good checkpoint is taken) or one checkpoint.
+    """
+    run = path / "checkpoints"
+    found = checkpoint.latest(run) if run.is_dir() else checkpoint.load(path)
+    if found is None:
+        raise checkpoint.CheckpointError(f"E_CKPT_MISSING: no checkpoint in {run}; train first")
+    config, spec = read_stored(found.documents["config"]), Spec(**found.documents["spec"])
+    policy = _rebuild(config, spec, found.tensors["policy"], extra_targets)
+    return policy.to(choose_device(device)).eval(), found
+
+
+def _rebuild(
+    config: Config, spec: Spec, tensors: Mapping[str, Tensor], extra_targets: Sequence[str]
+) -> Policy:
+    policy = build_policy(config, spec, extra_targets)
+    check_tensors(policy.state_dict(), tensors)
+    policy.load_state_dict(dict(tensors))
+    return policy
+
+
+@dataclass(frozen=True)
+class PackedPolicy:
+    """A policy on its way to another process, which may run on another machine.
+
+    It travels as a config and safetensors, like a checkpoint, so that building it runs no code of
+    the sender's. Bytes and not a path: the other machine may not see the disk, and all processes
+    get the very weights that the sender verified, whatever happens to its files meanwhile.
+    """
+
+    config: Config
+    spec: Spec
+    weights: bytes
+    extra_targets: tuple[str, ...] = ()
+
+    @classmethod
+    def pack(
+        cls, policy: Policy, config: Config, extra_targets: Sequence[str] = ()
+    ) -> PackedPolicy:
+        """The policy, given the config that it was built from."""
+        plain = {name: config[name] for name in ("policy", "seed")}
+        tensors = {name: x.detach().cpu().clone() for name, x in policy.state_dict().items()}
+        weights = safetensors.torch.save(tensors)
+        return cls(plain, policy.spec, weights, tuple(extra_targets))
+
+    def unpack(self, device: str) -> Policy:
+        """An equal policy on a device."""
+        tensors = safetensors.torch.load(self.weights)
+        policy = _rebuild(self.config, self.spec, tensors, self.extra_targets)
+        return policy.to(choose_device(device)).eval()
