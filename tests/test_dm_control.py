@@ -138,7 +138,7 @@ except ImportError as error:
         ),
         ({"observation": "image"}, "observation must be one of"),
         ({"cameras": ()}, "cameras is empty"),
-        ({"cameras": (-2,)}, "cameras must be numbers from -1"),
+        ({"cameras": (-2,)}, "cameras must be names or numbers from -1"),
         ({"image_size": (84,)}, "image_size must be"),
         ({"action_repeat": 0}, "action_repeat must be 1 or more, got 0"),
         ({"num_goals": 0}, "num_goals must be 1 or more, got 0"),

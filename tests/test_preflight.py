@@ -13,7 +13,10 @@ from embodied.preflight import check_policy
 from embodied_datasets.recording import spec_of
 from embodied_envs.point import PointSuite
 
-CONFIG = {"eval": {"action_horizon": 1}}
+CONFIG = {
+    "eval": {"action_horizon": 1},
+    "protocol": {"_target_": "embodied.protocols.Protocol", "name": "point"},
+}
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ SETTINGS = {
     "action_horizon": 2,
     "inference_batch": 4,
     "threads": 1,
+    "backend": "python",
 }
 
 
@@ -125,6 +126,7 @@ def test_parts_of_one_suite_run_in_one_queue_and_keep_their_own_rules(policy: Po
     parts = [Part(p.name, replace(SUITE, max_steps=60), p) for p in (short, long, told)]
     expert = replace(parts[2], name="expert", obeys=True)
     config = {
+        "env": SETTINGS,
         "eval": SETTINGS,
         "threads": 1,
         "shards": 1,
@@ -397,7 +399,7 @@ def test_cores_go_to_shards_first_and_then_to_their_simulators(
 
     config = {
         "shards": settings["shards"],
-        "eval": {"num_envs": 32, "workers": settings.get("workers")},
+        "env": {"num_envs": 32, "workers": settings.get("workers")},
     }
     assert crew(config, policy, settings["trials"], settings["cores"], is_here=True) == wanted
     wide = crew(config, policy, settings["trials"], settings["cores"], is_here=False)
