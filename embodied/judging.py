@@ -27,6 +27,9 @@ Config = Mapping[str, Any]
 _ROUNDS = 4
 """Episodes for each slot below which another shard is not worth its start and its idle end."""
 
+_CORES = 2
+"""What one shard can use: its policy waits for its simulators, and they for it, in equal parts."""
+
 
 def judge(config: Config, policy: Policy, parts: Sequence[Part]) -> dict[str, Evaluation]:
     """Each part's evaluation, by its name.
@@ -83,15 +86,15 @@ def crew(
 ) -> tuple[int, int]:
     """How many shards, and how many simulator processes each of them has.
 
-    Where the config leaves it open: a shard for each core, while each has enough to do, since
-    simulators and policy then never wait for one another; a GPU is not divided unasked. Cores of
-    this machine that are left over go to the simulators; a single shard has them in processes of
-    their own even on one core, so that it outlives them.
+    Where the config leaves it open: shards until they use all cores, while each has enough to do;
+    a GPU is not divided unasked. On this machine the cores of a shard step its simulators, in
+    processes of their own even on one core, so that it outlives them; elsewhere it has one core.
     """
     settings, shards = config["env"], config["shards"]
     if shards is None:
         useful = num_trials // (_ROUNDS * settings["num_envs"])
-        shards = 1 if next(policy.parameters()).is_cuda else max(1, min(cores, useful))
+        most = 1 if next(policy.parameters()).is_cuda else cores // (_CORES if is_here else 1)
+        shards = max(1, min(most, useful))
     if settings["workers"] is not None:
         return shards, settings["workers"]
     spare = cores // shards if is_here else 0

@@ -382,25 +382,27 @@ def test_what_cannot_be_run_is_told_before_anything_runs(override: str, message:
 
 
 @pytest.mark.parametrize(
-    ("settings", "wanted"),
+    ("settings", "here", "elsewhere"),
     [
-        ({"shards": None, "trials": 255, "cores": 16}, (1, 16)),  # 32 slots, four rounds of each
-        ({"shards": None, "trials": 256, "cores": 16}, (2, 8)),
-        ({"shards": None, "trials": 999, "cores": 2}, (2, 0)),
-        ({"shards": 16, "trials": 1, "cores": 4}, (16, 0)),
-        ({"shards": 1, "trials": 999, "cores": 64}, (1, 32)),  # no more than slots
-        ({"shards": 2, "trials": 999, "cores": 64, "workers": 3}, (2, 3)),
+        ({"trials": 255, "cores": 16}, (1, 16), (1, 0)),  # 32 slots, four rounds of each
+        ({"trials": 256, "cores": 16}, (2, 8), (2, 0)),
+        ({"trials": 999, "cores": 2}, (1, 2), (2, 0)),
+        ({"trials": 999, "cores": 4}, (2, 2), (4, 0)),
+        ({"trials": 999, "cores": 1}, (1, 1), (1, 0)),
+        ({"shards": 16, "trials": 1, "cores": 4}, (16, 0), (16, 0)),
+        ({"shards": 1, "trials": 999, "cores": 64}, (1, 32), (1, 0)),  # no more than slots
+        ({"shards": 2, "trials": 999, "cores": 64, "workers": 3}, (2, 3), (2, 3)),
     ],
 )
-def test_cores_go_to_shards_first_and_then_to_their_simulators(
-    policy: Policy, settings: dict[str, Any], wanted: tuple[int, int]
+def test_shards_and_simulators_share_the_cores(
+    policy: Policy, settings: dict[str, Any], here: tuple[int, int], elsewhere: tuple[int, int]
 ) -> None:
     from embodied.judging import crew
 
     config = {
-        "shards": settings["shards"],
+        "shards": settings.get("shards"),
         "env": {"num_envs": 32, "workers": settings.get("workers")},
     }
-    assert crew(config, policy, settings["trials"], settings["cores"], is_here=True) == wanted
-    wide = crew(config, policy, settings["trials"], settings["cores"], is_here=False)
-    assert wide == (wanted[0], settings.get("workers", 0))
+    sizes = settings["trials"], settings["cores"]
+    assert crew(config, policy, *sizes, is_here=True) == here
+    assert crew(config, policy, *sizes, is_here=False) == elsewhere
