@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
@@ -12,7 +13,7 @@ from embodied.results import Outcome
 
 
 class Progress:
-    """Shows how many episodes have ended, and how many of them could not be counted.
+    """Shows how many episodes have ended, and the success rate of those that count.
 
     Args:
         totals: name -> number of episodes; one name for each protocol that runs.
@@ -22,7 +23,7 @@ class Progress:
         self._totals = totals
         self._ended = dict.fromkeys(totals, 0)
         self._wins = dict.fromkeys(totals, 0)
-        self._invalid = 0
+        self._invalid = dict.fromkeys(totals, 0)
         title = next(iter(totals)) if len(totals) == 1 else "evaluate"
         self._bar = tqdm(total=sum(totals.values()), desc=title, unit="episode")
 
@@ -44,18 +45,22 @@ class Progress:
             return
         self._ended[name] += len(new)
         self._wins[name] += sum(outcome.success for outcome in new)
-        self._invalid += sum(not outcome.valid for outcome in new)
+        self._invalid[name] += sum(not outcome.valid for outcome in new)
         self._bar.set_postfix_str(str(self), refresh=False)
         self._bar.update(len(new))
 
     def __str__(self) -> str:
         begun = [name for name, count in self._ended.items() if count]
-        rates = {name: f"{self._wins[name] / self._ended[name]:.3f}" for name in begun}
+        rates = {name: f"{self._rate(name):.3f}" for name in begun}
         if len(self._totals) == 1:
             parts = [f"success={rate}" for rate in rates.values()]
         else:
             counts = {name: f"{self._ended[name]}/{self._totals[name]}" for name in begun}
             parts = [f"{name} {counts[name]}: {rates[name]}" for name in begun]
-        if self._invalid:
-            parts.append(f"{self._invalid} INVALID")
+        if invalid := sum(self._invalid.values()):
+            parts.append(f"{invalid} INVALID")
         return ", ".join(parts)
+
+    def _rate(self, name: str) -> float:
+        valid = self._ended[name] - self._invalid[name]
+        return self._wins[name] / valid if valid else math.nan
