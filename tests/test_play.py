@@ -89,6 +89,7 @@ def test_episodes_play_in_different_ways_and_noise_moves_what_is_executed(tmp_pa
     assert all(not np.array_equal(e.action, e.expert_action) for e in episodes)
 
 
+@pytest.mark.slow  # the machinery is that of scripted.collect, whose test is fast
 def test_two_workers_give_the_same_bytes_as_one(tmp_path: Path) -> None:
     for workers in (1, 2):
         _collect(tmp_path / str(workers), workers=workers)
