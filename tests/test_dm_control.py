@@ -13,7 +13,7 @@ from embodied.suites import NoExpertError, Suite
 from embodied.testing import check_env
 from embodied_envs.catalogue import read_catalogue
 from embodied_envs.dm_control import MANIPULATION, DMControl
-from embodied_envs.simulated_env import SimulatedEnv, _initial_seed
+from embodied_envs.simulated_env import SimulatedEnv, initial_seed
 
 pytest.importorskip("dm_control", reason="dm-control is not on Python 3.13")
 
@@ -180,7 +180,7 @@ def test_nobody_demonstrates_and_the_error_says_what_to_do() -> None:
 def test_observations_and_rewards_are_the_librarys(task: str) -> None:
     env = one(task).make_env()
     env.reset(options={"goal": 3, "benchmark_seed": 5})
-    theirs = library_env(task, _initial_seed(5, 3))
+    theirs = library_env(task, initial_seed(5, 3))
     theirs.reset()
     random = np.random.default_rng(1)
     for _ in range(30):

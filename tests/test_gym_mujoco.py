@@ -12,7 +12,7 @@ from embodied.suites import NoExpertError, Suite
 from embodied.testing import check_env
 from embodied_envs.catalogue import read_catalogue
 from embodied_envs.gym_mujoco import GymMujoco
-from embodied_envs.simulated_env import _initial_seed
+from embodied_envs.simulated_env import initial_seed
 
 CATALOGUE = read_catalogue("gym_mujoco")
 
@@ -60,7 +60,7 @@ def test_observations_and_rewards_are_the_librarys(task: str) -> None:
     env = one(task).make_env()
     observation, _ = env.reset(options={"goal": 4, "benchmark_seed": 6})
     theirs = gymnasium.make(task)
-    expected, _ = theirs.reset(seed=_initial_seed(6, 4))
+    expected, _ = theirs.reset(seed=initial_seed(6, 4))
     np.testing.assert_array_equal(observation["state"], expected.astype(np.float32))
     space: Any = theirs.action_space
     random = np.random.default_rng(1)

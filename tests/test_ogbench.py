@@ -19,7 +19,7 @@ from embodied_envs.ogbench import OGBench
 from embodied_envs.ogbench_experts import ACTION_SCALE, CONTROL_S, _info
 from embodied_envs.ogbench_plans import Subtask, next_for_goal, solve_lights_out
 from embodied_envs.ogbench_scene import WORLDS, Scene
-from embodied_envs.simulated_env import _initial_seed
+from embodied_envs.simulated_env import initial_seed
 
 pytest.importorskip("ogbench")
 
@@ -107,8 +107,8 @@ def test_observations_rewards_and_the_goal_are_the_librarys(open_env: Open) -> N
     task = "cube-single-task4"
     observation, _ = env.reset(options={"task": task, "goal": 3, "benchmark_seed": 5})
     theirs = open_env(suite_of("cube-single"))._simulator._env
-    theirs.action_space.seed(_initial_seed(5, 3))
-    expected, info = theirs.reset(seed=_initial_seed(5, 3), options={"task_id": 4})
+    theirs.action_space.seed(initial_seed(5, 3))
+    expected, info = theirs.reset(seed=initial_seed(5, 3), options={"task_id": 4})
     both = np.concatenate([expected, info["goal"]]).astype(np.float32)
     np.testing.assert_array_equal(observation["state"], both)
     cube = observation["state"][28 + 19 : 28 + 22] / 10 + [0.425, 0, 0]

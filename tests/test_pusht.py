@@ -13,7 +13,7 @@ from embodied.suites import Suite
 from embodied.testing import check_env
 from embodied_envs.pusht import CAMERA, STATE_DIMS, PushT
 from embodied_envs.pusht_expert import TARGET, distance, outline, to_world, way_point
-from embodied_envs.simulated_env import _initial_seed
+from embodied_envs.simulated_env import initial_seed
 
 pytest.importorskip("gym_pusht")
 
@@ -43,7 +43,7 @@ def test_observations_rewards_and_pictures_are_the_librarys() -> None:
     env = PushT(observation="mixed").make_env()
     theirs = PushTEnv(obs_type="state")
     observation, _ = env.reset(options={"goal": 4, "benchmark_seed": 6})
-    expected, _ = theirs.reset(seed=_initial_seed(6, 4))
+    expected, _ = theirs.reset(seed=initial_seed(6, 4))
     np.testing.assert_array_equal(observation["state"], expected.astype(np.float32))
     for action in np.random.default_rng(0).uniform(0, 512, (20, 2)):
         observation, reward, *_ = env.step(action)

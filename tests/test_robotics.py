@@ -22,7 +22,7 @@ from embodied_envs.maze_expert import distances
 from embodied_envs.robotics import GoalSuite, open_env
 from embodied_envs.shadow_hand import ShadowHand
 from embodied_envs.simulated import SimulatedSuite
-from embodied_envs.simulated_env import SimulatedEnv, _initial_seed
+from embodied_envs.simulated_env import SimulatedEnv, initial_seed
 
 pytest.importorskip("gymnasium_robotics")
 
@@ -66,7 +66,7 @@ def check_like_the_library(kind: Any, task: str) -> None:
     facts, legs = kind().catalogue()[task], task.startswith("Ant")
     assert theirs.spec.max_episode_steps == facts.max_steps
     theirs = theirs.unwrapped
-    expected = library_vector(theirs.reset(seed=_initial_seed(6, 4))[0], legs=legs)
+    expected = library_vector(theirs.reset(seed=initial_seed(6, 4))[0], legs=legs)
     assert expected.shape == (facts.state_dim,)
     assert theirs.action_space.shape == (facts.action_dim,)
     np.testing.assert_array_equal(seen["state"], expected.astype(np.float32))

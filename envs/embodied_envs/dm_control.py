@@ -59,7 +59,7 @@ class DMControl(SimulatedSuite):
         return _Simulator(_load_suite(domain, name, random), random)
 
 
-class _Simulator:
+class _Simulator(Simulator):
     """A dm_control environment; its own limit on time is off."""
 
     def __init__(self, env: Any, random: np.random.RandomState) -> None:
@@ -77,10 +77,6 @@ class _Simulator:
     @property
     def data(self) -> mujoco.MjData:
         return self._env.physics.data.ptr
-
-    @property
-    def scene(self) -> mujoco.MjData:
-        return self.data
 
     def reset(self, seed: int) -> NDArray[np.float64]:
         self._random.seed(seed)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied_envs.simulated_env import Transition
+from embodied_envs.simulated_env import Simulator, Transition
 from embodied_envs.vitals import log_warnings
 
 if TYPE_CHECKING:
     import mujoco  # type: ignore[import-untyped]
 
 
-class GymnasiumSimulator:
+class GymnasiumSimulator(Simulator):
     """A `Simulator` of an environment, without its wrappers and so without a limit on time."""
 
     def __init__(self, env: Any) -> None:
@@ -31,10 +31,6 @@ class GymnasiumSimulator:
     @property
     def data(self) -> mujoco.MjData:
         return self._env.data
-
-    @property
-    def scene(self) -> mujoco.MjData:
-        return self.data
 
     def reset(self, seed: int) -> NDArray[np.float64]:
         return self._state(self._env.reset(seed=seed)[0])

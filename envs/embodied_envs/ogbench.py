@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from embodied.suites import Expert, Texts
 from embodied_envs.catalogue import Sizes, TaskFacts, read_catalogue
 from embodied_envs.dm_control import import_library as import_dm_control
+from embodied_envs.gymnasium_simulator import GymnasiumSimulator
 from embodied_envs.ogbench_experts import OracleExpert
 from embodied_envs.ogbench_plans import Subtask, next_for_goal, next_in_play
 from embodied_envs.ogbench_scene import WORLDS, Goal, Scene, World
@@ -32,9 +33,6 @@ from embodied_envs.options import check_choice
 from embodied_envs.simulated import SimulatedSuite
 from embodied_envs.simulated_env import Simulator, Transition, UnstableError
 from embodied_envs.vitals import log_warnings
-
-if TYPE_CHECKING:
-    import mujoco  # type: ignore[import-untyped]
 
 PLAY = "play"
 FRONT, FRONT_PIXELS = 0, 1  # the cameras of every world
@@ -134,29 +132,14 @@ class Playground(OGBench):
         return OracleExpert(_world_of(task), choose, "plan", seed)
 
 
-class _Simulator:
+class _Simulator(GymnasiumSimulator):
     """An environment of the library, for one of its tasks or, where `task_id` is None, for play."""
-
-    low = np.full(5, -1.0, np.float32)
-    high = np.full(5, 1.0, np.float32)
 
     def __init__(self, world: World, task_id: int | None, seen: bool, goal_visible: bool) -> None:
         self._world, self._task_id, self._goal_visible = world, task_id, goal_visible
         self._key = (world, task_id is None, seen)
-        self._env = _idle.pop(self._key, None) or _open(*self._key)
+        super().__init__(_idle.pop(self._key, None) or _open(*self._key))
         self._goal = np.zeros(0)
-
-    @property
-    def model(self) -> mujoco.MjModel:
-        return self._env.model
-
-    @property
-    def data(self) -> mujoco.MjData:
-        return self._env.data
-
-    @property
-    def scene(self) -> mujoco.MjData:
-        return self.data
 
     def reset(self, seed: int) -> NDArray[np.float64]:
         self._env.action_space.seed(seed)

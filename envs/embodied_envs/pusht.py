@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from embodied.suites import Expert, Texts
 from embodied_envs.options import check_choice, checked_size, complete_options
 from embodied_envs.pusht_expert import PushExpert
-from embodied_envs.simulated_env import _initial_seed
+from embodied_envs.simulated_env import initial_seed
 
 TASK = "push-t"
 CAMERA = "top"
@@ -135,7 +135,7 @@ class PushTEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         """Starts an episode of the goal that the options name; see `complete_options`."""
         super().reset(seed=seed)
         choice = complete_options(options or {}, self._suite, lambda: self.np_random)
-        self._env.reset(seed=_initial_seed(choice["benchmark_seed"], choice["goal"]))
+        self._env.reset(seed=initial_seed(choice["benchmark_seed"], choice["goal"]))
         self._running, self._steps, self._coverage = True, 0, 0.0
         return self._observe(), choice
 

@@ -6,6 +6,7 @@ success, states and films stay what they were. They need images of a MuJoCo scen
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,9 +40,9 @@ class ScenePerturbation(Strength):
         env.unwrapped.looks[self] = self.look(random)  # type: ignore[attr-defined]
         return Effect()
 
+    @abstractmethod
     def look(self, random: Random) -> Look:
         """What changes the scenes of an episode."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Simulator(Protocol):
     @property
     def scene(self) -> mujoco.MjData:
         """What pictures show: `data`, or a copy with marks that the simulation must not feel."""
-        ...
+        return self.data
 
     def reset(self, seed: int) -> NDArray[np.float64]:
         """Starts the episode that the seed alone decides; returns the observation."""
@@ -119,7 +119,7 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         super().reset(seed=seed)
         choice = complete_options(options or {}, self._suite, lambda: self.np_random)
         simulator = self._simulator_of(choice["task"])
-        state = simulator.reset(_initial_seed(choice["benchmark_seed"], choice["goal"]))
+        state = simulator.reset(initial_seed(choice["benchmark_seed"], choice["goal"]))
         if simulator.model.nhfield:  # another terrain, and a renderer reads it but once
             self._free_renderers()
         self._running, self._steps, self._return = True, 0, 0.0
@@ -265,7 +265,7 @@ def _action_space(simulator: Simulator) -> gymnasium.Space[NDArray[np.float32]]:
     return gymnasium.spaces.Box(simulator.low, simulator.high, dtype=np.float32)
 
 
-def _initial_seed(benchmark_seed: int, goal: int) -> int:
+def initial_seed(benchmark_seed: int, goal: int) -> int:
     """The seed of an initial state, in [0, 2**32)."""
     # NumPy pads seeds with zeros; the closing one keeps [5] and [5, 0] apart.
     return int(np.random.SeedSequence([benchmark_seed, goal, 1]).generate_state(1)[0])
