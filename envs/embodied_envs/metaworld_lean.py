@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 CHANGED_BY_RESET = ("body_pos", "site_pos")
 """The arrays of a model that the library's resets write to; no other one is ever changed."""
 
+DERIVED = (
+    *("xpos", "xquat", "xmat", "xipos", "ximat", "xanchor", "xaxis"),
+    *("subtree_com", "cinert"),
+    *("geom_xpos", "geom_xmat", "site_xpos", "site_xmat"),
+    *("cam_xpos", "cam_xmat", "light_xpos", "light_xdir"),
+)
+"""What observations and pictures read, and a state does not hold; a step derives it anew."""
+
 _MAX_KEPT = 500  # pairs of states of a task, of about 6 kB each
+_MAX_PLACED = 64  # goals of a simulator, of about 30 kB each
 _HAND_DOWN = (1.0, 0.0, 1.0, 0.0)  # the quaternion that the library holds the hand at
 
 
@@ -45,6 +54,15 @@ class New(NamedTuple):
 
     attributes: dict[str, Any]
     arrays: tuple[tuple[Vector, Vector], ...]  # those of the model, each with what it held
+
+
+class Placed(NamedTuple):
+    """All of a simulator that a reset to one goal decides."""
+
+    observation: Vector
+    state: Vector
+    attributes: dict[str, Any]
+    contents: tuple[Vector, ...]  # of the arrays that a reset restores
 
 
 class Lean(Prepared):
@@ -103,9 +121,11 @@ class Lean(Prepared):
         self._reach = self.mocap_low.tolist(), self.mocap_high.tolist()
         kind = self._mujoco.mjtState.mjSTATE_INTEGRATION
         self._state_kind, self._state_size = kind, self._mujoco.mj_stateSize(self.model, kind)
+        self._placed: dict[bytes, Placed] = {}
+        arrays = [getattr(self.model, name) for name in CHANGED_BY_RESET]
+        self._restored = (*arrays, *(getattr(self.data, name) for name in DERIVED))
         attributes = dict(vars(self))
         _freeze(attributes)
-        arrays = [getattr(self.model, name) for name in CHANGED_BY_RESET]
         copies = tuple((array, array.copy()) for array in arrays)
         self._new = attributes["_new"] = New(attributes, copies)
 
@@ -118,6 +138,9 @@ class Lean(Prepared):
         and to itself, which follows from positions.
         """
         vector, new = self._last_rand_vec, self._new
+        placed = self._placed.get(vector.tobytes())
+        if placed is not None:
+            return self._place(placed), {}
         attributes = vars(self)
         attributes.clear()
         attributes.update(new.attributes)
@@ -129,7 +152,27 @@ class Lean(Prepared):
         self._placing_only = False
         observation = self.reset_model()
         observation[18:36] = self._prev_obs = observation[:18].copy()
+        self._remember_placed(vector.tobytes(), observation)
         return observation, {}
+
+    def _remember_placed(self, goal: bytes, observation: Vector) -> None:
+        """Keeps what a reset led to, for the next one to the same goal."""
+        if len(self._placed) == _MAX_PLACED:
+            self._placed.clear()
+        attributes, new = dict(vars(self)), self._new.attributes
+        _freeze({name: x for name, x in attributes.items() if x is not new.get(name)})
+        contents = tuple(array.copy() for array in self._restored)
+        self._placed[goal] = Placed(observation.copy(), self._state(), attributes, contents)
+
+    def _place(self, placed: Placed) -> Vector:
+        """As the reset was that led there."""
+        attributes = vars(self)
+        attributes.clear()
+        attributes.update(placed.attributes)
+        for array, content in zip(self._restored, placed.contents, strict=True):
+            array[:] = content
+        self._set_state(placed.state)
+        return placed.observation.copy()
 
     def _reset_hand(self, steps: int = 50) -> None:
         before = b"placed"
