@@ -110,6 +110,8 @@ class Spec:
         action_low, action_high: (A,) bounds, environment units.
         cameras: camera name -> (h, w) in pixels.
         rate_hz: control rate in Hz.
+        state_parts: name -> size of the features that lie end to end in a state, in order; empty
+            where it is one. Readers that join features name them, so that writers can part them.
         render_profile: how a simulator drew the images; None where a camera or nobody did.
     """
 
@@ -120,6 +122,28 @@ class Spec:
     rate_hz: float
     cameras: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     render_profile: str | None = None
+    state_parts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Words, or a mark in an image, that belong to an episode from some step on.
+
+    Attributes:
+        style: what it is, in LeRobot's words: "motion", "subtask", "plan", "memory" and "task_aug"
+            (another wording of the instruction) hold until the next of their style;
+            "interjection", "trace" and "vqa" belong to their step alone.
+        content: the words; of a trace, JSON.
+        step: the first step that it belongs to, in [0, L).
+        camera: the image that it speaks of; traces have one.
+        role: who says it: "user" or "assistant".
+    """
+
+    style: str
+    content: str
+    step: int = 0
+    camera: str | None = None
+    role: str = "assistant"
 
 
 @dataclass(frozen=True)
@@ -136,6 +160,10 @@ class Episode:
         success: whether the task was solved at any step.
         terminated, truncated: how the last step ended; never merged.
         info: further JSON-able facts (task, goal, seed, noise, ...).
+        extras: name -> (L, ...) numbers, whatever else was recorded at each step.
+        final: what was seen after the last action, where that is recorded: "state" (S,),
+            "images.<camera>" (h, w, 3), and extras by their names.
+        annotations: words and marks on steps, by step.
     """
 
     state: NDArray[np.float32]
@@ -148,6 +176,9 @@ class Episode:
     terminated: bool = False
     truncated: bool = False
     info: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    final: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    annotations: tuple[Annotation, ...] = ()
 
     def __len__(self) -> int:
         return len(self.action)
