@@ -635,6 +635,7 @@ def test_our_files_have_the_columns_of_lerobots(tmp_path: Path) -> None:
     episodes = {str(i): episode for i, episode in enumerate(dataset)}
     ours = _write(tmp_path / "set", episodes, dataset.spec)
     extra = {"next.done", "next.success", "key", "success", "terminated", "truncated", "info"}
+    extra |= {"final"}
     for file in (DATA, EPISODES, "meta/tasks.parquet"):
         theirs = pq.read_schema(sample / file)
         fields = [

@@ -86,8 +86,8 @@ def join(layout: Layout, arrays: Mapping[str, NDArray[Any]], starts: NDArray[np.
         values = arrays[name]
         is_vector = (layout.columns[name].get("info") or {}).get("is_vector")
         joined[name] = values.reshape(rows, 1) if is_vector else values
-    others = (schema.REWARD, schema.SUCCESS, schema.DONE, schema.TERMINATED, schema.TRUNCATED)
-    others += (schema.TIMESTAMP, "task_index")
+    others = [schema.REWARD, schema.SUCCESS, schema.DONE, schema.TERMINATED, schema.TRUNCATED]
+    others += [schema.TIMESTAMP, "task_index"]
     return joined | {name: arrays[name] for name in others if name in arrays}
 
 

@@ -69,14 +69,14 @@ def _check_videos(
         files.setdefault(entry.videos[name][0], []).append(entry)
     for path, members in files.items():
         starts = {entry.number: entry.videos[name][1] for entry in members}
-        place = {"episode": members[0].number, "field": camera.feature}
+        first = members[0].number
         try:
             _check_video(catalog.fps, path, members, starts, camera, report)
-            first = np.array([starts[members[0].number]])
-            clip = Clip(path, first, camera.shape, catalog.fps, members[0].number)
+            clip = Clip(path, np.array([starts[first]]), camera.shape, catalog.fps, first)
             clip.read(max_bytes)
         except DataError as error:
-            report(dataclasses.replace(error.fault, **(place | {"count": len(members)})))
+            fault = dataclasses.replace(error.fault, field=camera.feature, count=len(members))
+            report(dataclasses.replace(fault, episode=first))
 
 
 def _check_video(
@@ -99,8 +99,8 @@ def _check_video(
         try:
             check_times(path, shown, times, fps)
         except DataError as error:
-            place = {"episode": entry.number, "field": camera.feature}
-            report(dataclasses.replace(error.fault, **place))
+            fault = dataclasses.replace(error.fault, field=camera.feature)
+            report(dataclasses.replace(fault, episode=entry.number))
     rows = sum(entry.length for entry in members)
     if len(shown) > rows:
         message = f"has {len(shown)} frames, its episodes {rows}"

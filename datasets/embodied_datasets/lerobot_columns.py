@@ -86,7 +86,7 @@ def to_column(values: NDArray[Any], feature: Feature) -> Any:
         kind = pa.list_(pa.field("element", item), shape[0])
         return pa.FixedSizeListArray.from_arrays(column, type=kind)
     for size in reversed(shape):
-        offsets = np.arange(0, len(column) + 1, size, np.int32)
+        offsets = np.arange(0, len(column) + 1, size).astype(np.int32)
         kind = pa.list_(pa.field("element", column.type))
         column = pa.ListArray.from_arrays(pa.array(offsets), column, type=kind)
     return column

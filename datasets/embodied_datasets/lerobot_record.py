@@ -170,7 +170,7 @@ def _wanted(episode: Episode, spec: Spec) -> list[tuple[str, Any, tuple[int, ...
             _refuse(f"images[{camera!r}] must be uint8, got {frames.dtype}", "convert them")
     for name, values in episode.extras.items():
         wanted.append((f"extras[{name!r}]", values, (length, *np.shape(values)[1:])))
-    shapes = {"state": (spec.state_dim,)}
+    shapes: dict[str, tuple[int, ...]] = {"state": (spec.state_dim,)}
     shapes |= {f"images.{name}": (*shape, 3) for name, shape in spec.cameras.items()}
     shapes |= {name: np.shape(values)[1:] for name, values in episode.extras.items()}
     for name, values in episode.final.items():
