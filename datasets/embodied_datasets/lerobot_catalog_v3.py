@@ -123,7 +123,8 @@ class _Entries:
                 if self._info.get("recording") and len(entries) == self._info["total_episodes"]:
                     break  # the writer was interrupted between this row and info.json
                 self._check_row(path, row, len(entries), frames)
-                entries.append(self._entry(row, (path, i) if has_final else None))
+                final = (path, i) if has_final else None
+                entries.append(self._entry(row, len(entries), frames, final))
                 frames += row["length"]
         info_path = self._root / schema.INFO_PATH
         where = "meta/episodes"
@@ -149,7 +150,9 @@ class _Entries:
                 if length < 1:  # nothing can be read by such a length
                     schema.fail("E_DATA_EPISODES", path, message, remedy, episode=index)
 
-    def _entry(self, row: Mapping[str, Any], final: tuple[Path, int] | None) -> Entry:
+    def _entry(
+        self, row: Mapping[str, Any], number: int, first: int, final: tuple[Path, int] | None
+    ) -> Entry:
         videos = {}
         for name, camera in self._cameras.items():
             prefix = f"videos/{camera.feature}"
@@ -159,8 +162,8 @@ class _Entries:
         start = self._rows[file]
         self._rows[file] += row["length"]
         return Entry(
-            number=row["episode_index"],
-            first=row["dataset_from_index"],
+            number=number,
+            first=first,
             file=file,
             row=start,
             length=row["length"],
