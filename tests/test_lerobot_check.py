@@ -121,7 +121,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], dict[str, Any]]] = {
     ),
     "hole": (
         lambda r: _set(r, EPISODES, "dataset_from_index", {1: 5}),
-        {"code": "E_DATA_EPISODES", "episode": 1, "field": "dataset_from_index"},
+        {"code": "E_DATA_LISTING", "episode": 1, "field": "dataset_from_index"},
     ),
     "cut table": (
         lambda r: pq.write_table(pq.read_table(r / DATA).slice(0, 14), r / DATA),

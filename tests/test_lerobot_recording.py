@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from embodied.structs import Annotation, Episode, Spec
 from embodied_datasets import lerobot_stats
 from embodied_datasets.faults import DataError
+from embodied_datasets.formats.lerobot import FORMAT
 from embodied_datasets.lerobot import LeRobotDataset
 from embodied_datasets.lerobot_writer import LeRobotWriter, record
 
@@ -245,6 +246,16 @@ def test_episodes_recorded_by_other_processes_join_at_the_next_add(tmp_path: Pat
         assert not (tmp_path / "meta").exists()
         writer.add("a", _episode(2))
         assert sorted(_assert_plain(tmp_path, 2)) == ["do 1", "do 2"]
+
+
+def test_a_writer_that_is_not_live_shows_nothing_until_it_is_finalised(tmp_path: Path) -> None:
+    with LeRobotWriter(tmp_path, spec=SPEC) as writer:
+        writer.add("a", _episode(0))
+    with FORMAT.create(tmp_path, SPEC) as other:
+        other.add("b", _episode(1))
+        assert not (tmp_path / "meta").exists()
+        other.finalize()
+    _assert_plain(tmp_path, 2)
 
 
 def test_a_replaced_episode_is_replaced_in_the_layout(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def _length(path: Path, row: Mapping[str, Any], number: int, report: Report) -> 
     length = row.get("length")
     if not isinstance(length, int) or length < 1:
         message = f"length must be a positive number of frames, got {length!r}"
-        schema.fail("E_DATA_EPISODES", path, message, "fetch it again", episode=number)
+        schema.fail("E_DATA_LISTING", path, message, "fetch it again", episode=number)
     if row.get("episode_index") != number:
         message = (
             f"episode_index is {row.get('episode_index')!r}, expected {number}; episodes must "
@@ -63,7 +63,7 @@ def _length(path: Path, row: Mapping[str, Any], number: int, report: Report) -> 
         )
         remedy = "fetch the set again"
         place: dict[str, Any] = {"episode": number, "field": "episode_index"}
-        report(Fault("E_DATA_EPISODES", message, remedy, file=path, **place))
+        report(Fault("E_DATA_LISTING", message, remedy, file=path, **place))
     return length
 
 

@@ -146,9 +146,9 @@ class _Entries:
                 )
                 remedy = "fetch the set again"
                 place: dict[str, Any] = {"file": path, "episode": index, "field": name}
-                self._report(Fault("E_DATA_EPISODES", message, remedy, **place))
+                self._report(Fault("E_DATA_LISTING", message, remedy, **place))
                 if length < 1:  # nothing can be read by such a length
-                    schema.fail("E_DATA_EPISODES", path, message, remedy, episode=index)
+                    schema.fail("E_DATA_LISTING", path, message, remedy, episode=index)
 
     def _entry(
         self, row: Mapping[str, Any], number: int, first: int, final: tuple[Path, int] | None

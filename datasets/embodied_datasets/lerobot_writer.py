@@ -42,6 +42,8 @@ class LeRobotWriter:
         root: the data set's folder, new or left by an earlier writer.
         spec: sizes, bounds, cameras and control rate of every episode.
         robot_type: LeRobot's name of the robot, if it has one.
+        live: keeps what is recorded so far in LeRobot's layout, at the cost of some tens of
+            milliseconds an episode; otherwise nothing stands there until `finalize`.
 
     Raises DataError if the folder belongs to something else or was recorded with another spec,
     BlockingIOError if another writer is at work in it.
@@ -53,8 +55,10 @@ class LeRobotWriter:
         *,
         spec: Spec,
         robot_type: str | None = None,
+        live: bool = True,
     ) -> None:
         self.root = Path(root)
+        self._live = live
         self.spec = spec
         self._recording = {"robot_type": robot_type} | dataclasses.asdict(spec)
         self._lock = _lock(self.root)
@@ -63,7 +67,7 @@ class LeRobotWriter:
             if not self.is_final:
                 self._open_incoming()
                 if any((self.root / name).exists() for name in FOLDERS):
-                    self._view.update(self.incoming)
+                    self._view.update(self.incoming) if live else self._view.retract()
         except BaseException:
             self.close()
             raise
@@ -88,8 +92,8 @@ class LeRobotWriter:
         return frozenset(key for table in tables for key in table["key"].to_pylist())
 
     def add(self, key: str, episode: Episode) -> None:
-        """Writes a finished episode; on return it is on disk for good, and what is recorded so far
-        is a data set that LeRobot reads.
+        """Writes a finished episode; on return it is on disk for good, and, if `live`, what is
+        recorded so far is a data set that LeRobot reads.
 
         An old key is replaced, for which LeRobot's layout is taken away and made anew. Raises
         DataError if the set is finalised, or if the episode does not fit the spec or those before.
@@ -98,15 +102,12 @@ class LeRobotWriter:
             message = f"{self.root} is finalised"
             remedy = f"record {key!r} into another folder"
             schema.fail("E_DATA_EPISODE", None, message, remedy)
-        others = [path for path in schema.recorded(self.incoming) if path.stem != key]
-        if others:
-            columns, extras = columns_of(episode)
-            facts = {"columns": columns, "extras": json.loads(json.dumps(extras))}
-            check_alike(f"episode {key!r} and {others[0].stem!r}", facts, read_facts(others[0])[0])
-        if key in self._view.keys:
+        self._check_alike(key, episode)
+        if self._live and key in self._view.keys:
             self._view.retract()
         record(self.incoming, key, episode, spec=self.spec)
-        self._view.update(self.incoming)
+        if self._live:
+            self._view.update(self.incoming)
 
     def finalize(self) -> None:
         """Turns all episodes into LeRobot's layout, sorted by key; nothing is left to do twice."""
@@ -131,6 +132,14 @@ class LeRobotWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _check_alike(self, key: str, episode: Episode) -> None:
+        files = (path for path in self.incoming.glob("[!.]*.parquet") if path.stem != key)
+        other = next(files, None)
+        if other is not None:
+            columns, extras = columns_of(episode)
+            facts = {"columns": columns, "extras": json.loads(json.dumps(extras))}
+            check_alike(f"episode {key!r} and {other.stem!r}", facts, read_facts(other)[0])
 
     @cached_property
     def _view(self) -> View:

@@ -25,10 +25,11 @@ class LeRobot:
         return LeRobotDataset(path, **options)
 
     def create(self, path: Path, spec: Spec, **options: Any) -> Writer:
-        """A writer of v3.0; see `LeRobotWriter`. Videos need even sides."""
+        """A writer of v3.0; see `LeRobotWriter`. Nothing stands there until it is finalised, unless
+        `live` is chosen."""
         from embodied_datasets.lerobot_writer import LeRobotWriter
 
-        return LeRobotWriter(path, spec=spec, **options)
+        return LeRobotWriter(path, spec=spec, **({"live": False} | options))
 
     def losses(self, spec: Spec, episode: Episode) -> Sequence[str]:
         """Pixels, which are encoded as video."""
