@@ -68,7 +68,8 @@ class ImageEncoder(Encoder):
         pixels = rearrange(images, "b t c h w -> (b t) c h w").float() / 127.5 - 1
         features = self.networks[index](pixels)
         found = torch.cat([self.keypoints(features), features.mean((2, 3))], dim=-1)
-        return rearrange(self.projections[index](found), "(b t) d -> b t d", t=steps)
+        tokens: Tensor = rearrange(self.projections[index](found), "(b t) d -> b t d", t=steps)
+        return tokens
 
     def _images(self, camera: str, observation: Observation) -> Tensor:
         if camera not in observation.images:
