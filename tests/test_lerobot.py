@@ -378,6 +378,9 @@ def _edit(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
         ({"data_path": "data/none.parquet"}, "is missing"),
         ({"total_episodes": 5}, "total_episodes = 5, but meta/episodes lists 4"),
         ({"total_frames": 21}, "total_frames = 21, but meta/episodes lists 22"),
+        ({"state_parts": ["a"]}, "state_parts must map names to sizes"),
+        ({"state_parts": {"a": 2}}, "do not add up to the state's size 3"),
+        ({"recording": True, "total_episodes": 9}, "total_episodes = 9, but .* lists 4"),
         ({"action_low": [0.0]}, "action_low must hold 2 finite numbers"),
         ({"action_high": [0.0, None]}, "action_high must hold 2 finite numbers"),
     ],
@@ -404,6 +407,9 @@ def test_a_hostile_info_json_is_refused(
         ("action", {"dtype": "float32", "shape": [10**9]}, "shape of one number"),
         ("action", {"dtype": "float32", "shape": [-1]}, "shape of one number"),
         ("action", "float32", "shape of one number"),
+        ("extra", {"dtype": "float32", "shape": [2] * 6}, "of up to five"),
+        ("extra", {"dtype": "float32", "shape": [2**11, 2**11]}, "in .1, 1048576."),
+        ("extra", {"dtype": "float32", "shape": [1], "info": [1]}, "one column 'extra'"),
         ("observation.state", None, "features lack 'observation.state'"),
         ("observation.images.x", {"dtype": "image", "shape": [4, 4, 3]}, "must have one column"),
         ("observation.images.x", {"dtype": "video", "shape": "big"}, "only videos"),
@@ -421,6 +427,16 @@ def test_features_that_do_not_fit_are_refused(
     _edit(damaged, change)
     with pytest.raises(ValueError, match=message):
         LeRobotDataset(damaged)
+
+
+@pytest.mark.parametrize("shape", [[4, 4, 1], [3, 4, 4]])
+def test_a_camera_without_colours_is_left_out_and_named(
+    damaged: Path, shape: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    depth = {"dtype": "video", "shape": shape, "names": []}
+    _edit(damaged, lambda info: info["features"].update(depth=depth))
+    assert LeRobotDataset(damaged).spec.cameras == {}
+    assert "camera depth" in caplog.text
 
 
 def _set_value(root: Path, file: str, column: str, row: int, value: Any) -> None:

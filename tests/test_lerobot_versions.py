@@ -423,6 +423,15 @@ def test_compressed_streams_are_refused_before_they_are_unpacked(tmp_path: Path)
         LeRobotDataset(root)
 
 
+def test_times_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    def film(number: int, length: int) -> Any:
+        rows = [{"path": "videos/0.mp4", "timestamp": "now"}] * length
+        return pa.array(rows, pa.struct([("path", pa.string()), ("timestamp", pa.string())]))
+
+    with pytest.raises(DataError, match=r"E_DATA_COLUMNS: train.*unexpected types"):
+        LeRobotDataset(_write_v1(tmp_path / "set", film=film))
+
+
 def test_a_cut_stream_is_named(tmp_path: Path) -> None:
     root = _write_v1(tmp_path / "set")
     path = next((root / "train").iterdir())

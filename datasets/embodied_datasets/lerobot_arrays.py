@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embodied_datasets import lerobot_schema as schema
 from embodied_datasets.faults import DataError, Fault, Report
-from embodied_datasets.lerobot_columns import Feature
+from embodied_datasets.lerobot_columns import Feature, is_vector
 from embodied_datasets.lerobot_entries import Catalog, Entry, Layout
 from embodied_datasets.lerobot_tables import check_budget, read_columns
 
@@ -84,8 +84,7 @@ def join(layout: Layout, arrays: Mapping[str, NDArray[Any]], starts: NDArray[np.
         joined[schema.EXPERT_ACTION] = arrays[schema.EXPERT_ACTION].reshape(rows, -1)
     for name in layout.extras:
         values = arrays[name]
-        is_vector = (layout.columns[name].get("info") or {}).get("is_vector")
-        joined[name] = values.reshape(rows, 1) if is_vector else values
+        joined[name] = values.reshape(rows, 1) if is_vector(layout.columns[name]) else values
     others = [schema.REWARD, schema.SUCCESS, schema.DONE, schema.TERMINATED, schema.TRUNCATED]
     others += [schema.TIMESTAMP, "task_index"]
     return joined | {name: arrays[name] for name in others if name in arrays}

@@ -35,6 +35,14 @@ _logger = logging.getLogger(__name__)
 def read(root: Path, options: Options) -> Catalog:
     """Gathers the metadata from the rows."""
     folder = schema.inside(root, FOLDER)
+    try:
+        return _read(root, folder, options)
+    except pa.ArrowException as error:
+        message = f"holds columns of unexpected types ({error})"
+        fail("E_DATA_COLUMNS", folder, message, "fetch it again")
+
+
+def _read(root: Path, folder: Path, options: Options) -> Catalog:
     for path in folder.glob("*.arrow"):
         schema.inside(root, str(path.relative_to(root)))
     table = read_arrow(folder)

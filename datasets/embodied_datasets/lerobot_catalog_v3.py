@@ -120,7 +120,7 @@ class _Entries:
             has_final = open_table(path).schema_arrow.names.count("final") == 1
             for i in range(len(table)):
                 row = {name: values[i] for name, values in rows.items()}
-                if self._info.get("recording") and len(entries) == self._info["total_episodes"]:
+                if self._info.get("recording") and len(entries) == self._info.get("total_episodes"):
                     break  # the writer was interrupted between this row and info.json
                 self._check_row(path, row, len(entries), frames)
                 final = (path, i) if has_final else None

@@ -55,6 +55,12 @@ def extra_feature(values: NDArray[Any]) -> Feature:
     return found | ({"info": {"is_vector": True}} if values.shape[1:] == (1,) else {})
 
 
+def is_vector(feature: Feature) -> bool:
+    """Whether our writer marked an extra of shape [1] as an (L, 1) array."""
+    info = feature.get("info")
+    return isinstance(info, dict) and bool(info.get("is_vector")) and feature["shape"] == [1]
+
+
 def state_features(state_dim: int, parts: Mapping[str, int]) -> dict[str, int]:
     """Feature -> size of those that a state is written as.
 

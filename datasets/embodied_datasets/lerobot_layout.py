@@ -139,7 +139,7 @@ def _cameras(path: Path, features: Mapping[str, Any]) -> dict[str, Camera]:
             )
             fail("E_DATA_SHAPE", path, message, "correct or remove it", field=name)
         names = feature.get("names")
-        if shape[0] == 3 and isinstance(names, list) and str(names[0]).startswith("channel"):
+        if shape[0] == 3 and isinstance(names, list) and str(names[:1]).startswith("['channel"):
             shape = [*shape[1:], 3]
         if shape[2] != 3:
             _logger.warning(
