@@ -1,6 +1,8 @@
 """robomimic, Minari and D4RL: what is written is read, whatever interrupts the writing."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,9 +125,9 @@ def test_another_spec_another_writer_and_foreign_files_are_refused(
 ) -> None:
     format, options, _ = FORMATS[name]
     path = tmp_path / "set-v0"
-    with format.create(path, PARTS, **options):
-        with pytest.raises(BlockingIOError, match="another writer"):
-            format.create(path, PARTS, **options)
+    refused = pytest.raises(BlockingIOError, match="another writer")
+    with format.create(path, PARTS, **options), refused:
+        format.create(path, PARTS, **options)
     with pytest.raises(ValueError, match="spec"):
         format.create(path, SPEC, **options)
     foreign = tmp_path / "foreign-v0"
@@ -333,3 +335,31 @@ def test_values_that_are_not_finite_are_reported_where_they_are(
     faults: list[Any] = []
     assert np.isnan(format.open(path, report=faults.append)[episode].action).any()
     assert [fault.code for fault in faults] == ["E_DATA_NAN"]
+
+
+def test_every_finished_episode_survives_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "set.hdf5"
+    code = f"""
+import itertools
+from pathlib import Path
+from embodied_datasets.formats.robomimic import Robomimic
+from tests.roundtrip import PARTS, make_episode
+with Robomimic().create(Path({str(path)!r}), PARTS) as writer:
+    for number in itertools.count():
+        writer.add(f"{{number:05d}}", make_episode(number, 3, PARTS))
+        print(number, flush=True)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdout is not None
+        said = [int(next(worker.stdout)) for _ in range(20)]
+        worker.kill()
+        said += map(int, worker.stdout.read().split())
+    assert not path.exists()
+    with Robomimic().create(path, PARTS) as writer:
+        assert writer.keys >= {f"{number:05d}" for number in said}
+        writer.finalize()
+        keys = sorted(writer.keys)
+    for key, episode in zip(keys, Robomimic().open(path), strict=True):
+        assert_same(episode, make_episode(int(key), 3, PARTS))

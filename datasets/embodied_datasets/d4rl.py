@@ -139,11 +139,11 @@ class D4RLDataset:
             wanted[name] = (total,)
         for name, shape in wanted.items():
             found = shapes.get(name)
-            if name == "terminals" or name in shapes:
-                if found != shape and found != (total, 1):
-                    message = f"has shape {found}, expected {shape}"
-                    remedy = "write one row for each step"
-                    raise self._hdf5.fault("E_DATA_SHAPE", message, remedy, field=name)
+            needed = name == "terminals" or name in shapes
+            if needed and found != shape and found != (total, 1):
+                message = f"has shape {found}, expected {shape}"
+                remedy = "write one row for each step"
+                raise self._hdf5.fault("E_DATA_SHAPE", message, remedy, field=name)
         return total, state_dim, actions[1]
 
     def _flags(self, file: Any, name: str) -> NDArray[np.bool_]:

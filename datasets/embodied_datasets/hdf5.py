@@ -29,6 +29,7 @@ _MAX_ITEMS = 500_000
 _MAX_TEXT = 16 * 2**20
 _SUSPICIOUS = 16 * 2**20
 _MAX_RATIO = 250  # recorded data compress less than this; what is nearly nothing compresses more
+_DAMAGED = "E_DATA_UNREADABLE"
 _GZIP, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
 _EXPANSION = {_GZIP: 1032, _LZF: 88}  # bytes that one stored byte can become at most
 _MAX_INFLATED = 64 * 2**20
@@ -116,7 +117,7 @@ class Hdf5:
 
     def damaged(self, message: str, **place: Any) -> DataError:
         """The error for a file that is not what it says; raise it."""
-        return self.fault("E_DATA_UNREADABLE", message, "fetch or write the file again", **place)
+        return self.fault(_DAMAGED, message, "fetch or write the file again", **place)
 
     def read(self, dataset: Any, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Rows [start, stop) of an h5py.Dataset of numbers, or all of one without rows.
@@ -124,7 +125,7 @@ class Hdf5:
         Raises DataError if they are no numbers, take more than `max_bytes`, or inflate to more
         than they declare.
         """
-        field = dataset.name.strip("/")
+        field = self._field(dataset)
         if dataset.dtype.kind not in "biuf":
             message = f"has dtype {dataset.dtype}, expected numbers"
             raise self.fault("E_DATA_DTYPE", message, "write numbers", field=field)
@@ -138,7 +139,7 @@ class Hdf5:
 
     def read_text(self, dataset: Any) -> str | None:
         """The text of a scalar string, or of the bytes (n,) uint8; None where it is neither."""
-        field = dataset.name.strip("/")
+        field = self._field(dataset)
         if dataset.shape == ():
             value = self._get(field, lambda: dataset[()]) if dataset.dtype.kind in "SO" else None
         elif dataset.dtype == np.uint8 and len(dataset.shape) == 1:
@@ -151,7 +152,7 @@ class Hdf5:
 
     def read_strings(self, dataset: Any) -> list[str]:
         """All items of a vector of strings, of fixed or variable length."""
-        field = dataset.name.strip("/")
+        field = self._field(dataset)
         if dataset.dtype.kind not in "SO" or len(dataset.shape) != 1:
             message = f"has dtype {dataset.dtype} and shape {dataset.shape}, expected strings (n,)"
             raise self.fault("E_DATA_DTYPE", message, "write a vector of strings", field=field)
@@ -161,13 +162,14 @@ class Hdf5:
 
     def first_string(self, dataset: Any) -> str | None:
         """The first item of a vector of strings; None where it is something else."""
+        field = self._field(dataset)
         if dataset.dtype.kind not in "SO" or len(dataset.shape) != 1 or not dataset.shape[0]:
             return None
-        return _decoded(self._get(dataset.name.strip("/"), lambda: dataset[0]))
+        return _decoded(self._get(field, lambda: dataset[0]))
 
     def read_blob(self, dataset: Any, row: int) -> bytes:
         """One row of encoded bytes: of a data set (L, n) uint8, or (L,) of variable length."""
-        field = dataset.name.strip("/")
+        field = self._field(dataset)
         value = self._get(field, lambda: dataset[row])
         if not isinstance(value, np.ndarray) or value.dtype != np.uint8:
             raise self.fault("E_DATA_DTYPE", "holds no encoded bytes", "write uint8", field=field)
@@ -175,12 +177,7 @@ class Hdf5:
 
     def attribute(self, item: Any, name: str) -> str | int | float | None:
         """A scalar attribute; None where there is none of a plain type."""
-        if name not in item.attrs:
-            return None
-        opened = load_h5py().h5a.open(item.id, name.encode())
-        if math.prod(opened.shape) != 1 or opened.dtype.itemsize > _MAX_TEXT:
-            return None
-        value = self._get(f"{item.name}@{name}".strip("/"), lambda: item.attrs[name])
+        value = self._get(f"{item.name}@{name}".strip("/"), lambda: self._scalar(item, name))
         value = value.reshape(-1)[0] if isinstance(value, np.ndarray) else value
         if isinstance(value, np.generic):
             value = value.item()
@@ -195,6 +192,19 @@ class Hdf5:
                     yield prefix + name, item
             else:
                 yield from self.arrays(item, f"{prefix}{name}/")
+
+    def _field(self, dataset: Any) -> str:
+        name = str(dataset.name).strip("/")
+        if not hasattr(dataset, "shape"):
+            raise self.damaged("is a group, expected a data set", field=name)
+        return name
+
+    def _scalar(self, item: Any, name: str) -> Any:
+        if name not in item.attrs:
+            return None
+        opened = load_h5py().h5a.open(item.id, name.encode())
+        small = math.prod(opened.shape) == 1 and opened.dtype.itemsize <= _MAX_TEXT
+        return item.attrs[name] if small else None
 
     def _get(self, field: str, get: Callable[[], Any]) -> Any:
         try:
@@ -277,7 +287,7 @@ class _Vetting:
             self._group(file["/"], 0)
             for group, name in self._soft:  # only now is it known that no path leaves the file
                 self._soft_link(group, name)
-        except (OSError, RuntimeError, KeyError, ValueError, UnicodeError) as error:
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             if isinstance(error, DataError):
                 raise
             raise self._source.damaged(f"cannot be looked through ({error})") from error
@@ -289,6 +299,8 @@ class _Vetting:
             raise self._refused(group, "is reached by two paths, as groups in a circle are")
         self._groups.add(group.id)
         for name in group:
+            if isinstance(name, bytes):
+                raise self._refused(group, f"has the name {name!r}, expected UTF-8", _DAMAGED)
             self._count += 1
             if self._count > _MAX_ITEMS:
                 raise self._refused(group, f"makes more than {_MAX_ITEMS} items", "E_DATA_BUDGET")
@@ -307,6 +319,8 @@ class _Vetting:
                 self._group(item, depth + 1)
             elif isinstance(item, self._h5py.Dataset):
                 self._dataset(item)
+            else:
+                raise self._refused(group, f"holds the type {name!r}, no data", "E_DATA_DTYPE")
 
     def _soft_link(self, group: Any, name: str) -> None:
         try:
@@ -318,6 +332,8 @@ class _Vetting:
             raise self._refused(group, f"has a soft link {name!r} to a group")
 
     def _dataset(self, dataset: Any) -> None:
+        if dataset.shape is None:
+            raise self._refused(dataset, "is neither a value nor rows of them", "E_DATA_SHAPE")
         if dataset.external or dataset.is_virtual:
             message = "keeps its values in other files"
             raise self._refused(dataset, message, "E_DATA_HDF5_EXTERNAL")

@@ -118,7 +118,7 @@ class Group:
     def __init__(self, source: Hdf5, parent: Any, *, episode: int | None = None) -> None:
         self._source = source
         self._episode = episode
-        self._group = parent[GROUP] if GROUP in parent else None
+        self._group = parent.get(GROUP)
         self.facts = self._parse() if self._group is not None else {}
 
     def wrong(self, message: str) -> DataError:
@@ -140,7 +140,7 @@ class Group:
         return items
 
     def _parse(self) -> dict[str, Any]:
-        if "facts" not in self._group:
+        if not hasattr(self._group, "keys") or "facts" not in self._group:
             raise self.wrong("holds no facts")
         return parse(self._source.read_text(self._group["facts"]), self.wrong)
 

@@ -97,7 +97,13 @@ class MinariDataset:
                     last = columns.frames("observations", leaf, length, length + 1)
                     final[f"images.{name}"] = last[0]
             numbers["state"] = numbers["state"][:length]
-            fields = self._describe(columns, length, extras)
+            fields = self._describe(columns, length)
+            fields["success"] = any(
+                bool(np.any(recorded[name]))
+                for recorded in (extras, final)
+                for name in _SUCCESS
+                if name in recorded
+            )
         expert = None
         if facts:
             expert = extras.pop(facts.get("expert_action"), None)
@@ -247,9 +253,7 @@ class MinariDataset:
         final = {k: found[k][length] for k in extras if len(found[k]) == length + 1}
         return extras, final
 
-    def _describe(
-        self, columns: Columns, length: int, extras: dict[str, NDArray[Any]]
-    ) -> dict[str, Any]:
+    def _describe(self, columns: Columns, length: int) -> dict[str, Any]:
         flags = {
             flag: bool(columns.column(name, length)[-1])
             for flag, name in (("terminated", "terminations"), ("truncated", "truncations"))
@@ -257,11 +261,9 @@ class MinariDataset:
         texts = (columns.text("observations", leaf) for leaf in self._texts)
         facts = {"dataset_id": self._metadata.get("dataset_id"), "env": self._env()}
         facts["seed"] = columns.seed()
-        success = any(bool(np.any(extras[name])) for name in _SUCCESS if name in extras)
         return {
             **flags,
             "instruction": next(filter(None, texts), facts_.words(self._name())),
-            "success": success,
             "info": {name: value for name, value in facts.items() if value is not None},
         }
 

@@ -182,7 +182,7 @@ class RobomimicDataset:
         width = None
         for index, name in enumerate(self._demos):
             demo = file["data"][name]
-            actions = demo["actions"] if "actions" in demo else None
+            actions = demo.get("actions")
             found = getattr(actions, "shape", ())
             if len(found) != 2 or width not in (None, found[1]):
                 message = f"has shape {found}, expected (L, {'A' if width is None else width})"
@@ -201,7 +201,7 @@ class RobomimicDataset:
         if not length:
             raise self._wrong_shape("has no steps", index, "actions")
         for name, shape in wanted.items():
-            item = demo[name] if name in demo else None
+            item = demo.get(name)
             found = getattr(item, "shape", None)
             if found != shape and found != (shape[0],) * (shape[1:] == (1,)):
                 raise self._wrong_shape(f"has shape {found}, expected {shape}", index, name)
@@ -300,7 +300,7 @@ def _demo_names(hdf5: Hdf5, file: Any, mask: str | None) -> list[str]:
 
 def subgroup(group: Any, name: str) -> Any:
     """The group of that name, or an empty mapping where there is none."""
-    item = group[name] if name in group else None
+    item = group.get(name)
     return item if hasattr(item, "keys") else {}
 
 

@@ -162,7 +162,7 @@ class RobosuiteDataset:
             demo = data[name]
             length = (*getattr(demo["states"], "shape", ()), 0)[0]
             for field in ("states", *self._actions):
-                shape = getattr(demo[field] if field in demo else None, "shape", ())
+                shape = getattr(demo.get(field), "shape", ())
                 size = sizes.setdefault(field, shape[1] if len(shape) == 2 else 0)
                 if shape != (length, size) or not length:
                     raise self._hdf5.fault(
