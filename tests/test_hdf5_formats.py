@@ -363,3 +363,26 @@ with Robomimic().create(Path({str(path)!r}), PARTS) as writer:
         keys = sorted(writer.keys)
     for key, episode in zip(keys, Robomimic().open(path), strict=True):
         assert_same(episode, make_episode(int(key), 3, PARTS))
+
+
+def test_a_missing_library_is_named_with_what_to_install(tmp_path: Path) -> None:
+    path = _write("d4rl", tmp_path / "a.hdf5")
+    code = f"""
+import sys
+sys.modules["h5py"] = None
+from pathlib import Path
+from embodied_datasets.formats import all_formats, open_episodes
+formats = all_formats()
+assert not {{"minari", "zarr", "torchvision"}} & set(sys.modules)
+for attempt in (
+    lambda: open_episodes({str(path)!r}),
+    lambda: open_episodes({str(path)!r}, format="d4rl"),
+    lambda: formats["robomimic"].create(Path({str(tmp_path / "b.hdf5")!r}), None),
+):
+    try:
+        attempt()
+    except ImportError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.count("pip install 'embodied-policies[data]'") == 3, done.stderr

@@ -172,7 +172,7 @@ def chunk_that_inflates(file: h5py.File, folder: Path) -> None:
     options: dict[str, Any] = {"chunks": chunk, "maxshape": (None, 2), "compression": "gzip"}
     data = _replace(file, "actions", shape, "f4", **options)
     packer = zlib.compressobj(9)
-    parts = [packer.compress(bytes(2**24)) for _ in range(32)]  # 512 MB from half of one
+    parts = [packer.compress(bytes(2**24)) for _ in range(16)]  # 256 MB from a quarter of one
     data.id.write_direct_chunk((0, 0), b"".join([*parts, packer.flush()]))
 
 

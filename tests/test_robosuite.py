@@ -49,7 +49,8 @@ def test_states_and_actions_are_read(tmp_path: Path) -> None:
     assert found[0].info["model_file"] == "model.xml"
     assert "model_file" not in found[1].info
     assert found[0].instruction == "nut assembly"
-    assert not (found[0].success or found[0].terminated)
+    assert not found[0].success
+    assert not found[0].terminated
 
 
 def test_the_recorded_rate_and_ones_own_words_win(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class D4RLDataset:
         rows = slice(int(self._ends[index - 1]) if index else 0, int(self._ends[index]))
         facts = self._facts(index)
         with self._hdf5.open() as file:
-            numbers = {
+            numbers: dict[str, Any] = {
                 name: self._rows(file[column], rows).astype(np.float32)
                 for name, column in (("state", "observations"), ("action", "actions"))
             }
@@ -128,12 +128,14 @@ class D4RLDataset:
 
     def _sizes(self, file: Any) -> tuple[int, int, int]:
         """(N, S, A), after a look at the shapes of all that must have N rows."""
-        shapes = {name: getattr(file[name], "shape", None) for name in file if name in _KNOWN}
-        observations, actions = (shapes.get(name) or () for name in ("observations", "actions"))
+        shapes: dict[str, tuple[int, ...]]
+        shapes = {name: getattr(file[name], "shape", ()) for name in file if name in _KNOWN}
+        observations, actions = (shapes.get(name, ()) for name in ("observations", "actions"))
         if len(observations) != 2 or len(actions) != 2 or not observations[0]:
             message = f"has observations {observations} and actions {actions}, expected (N, n)"
             raise self._hdf5.fault("E_DATA_SHAPE", message, "write one row for each step")
         total, state_dim = observations
+        wanted: dict[str, tuple[int, ...]]
         wanted = {"actions": (total, actions[1]), "next_observations": (total, state_dim)}
         for name in ("rewards", "terminals", "timeouts"):
             wanted[name] = (total,)

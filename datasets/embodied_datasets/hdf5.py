@@ -8,6 +8,7 @@ times slower at picking single rows.
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -68,6 +69,8 @@ def member_names(path: Path, *groups: str) -> frozenset[str]:
             group = file
             for name in groups:
                 name = next(iter(group)) if name == "*" else name
+                if not isinstance(group, h5py.Group):
+                    return frozenset()
                 if group.get(name, getclass=True, getlink=True) is not h5py.HardLink:
                     return frozenset()
                 group = group[name]
@@ -157,8 +160,8 @@ class Hdf5:
             message = f"has dtype {dataset.dtype} and shape {dataset.shape}, expected strings (n,)"
             raise self.fault("E_DATA_DTYPE", message, "write a vector of strings", field=field)
         self._check_size(dataset, field, dataset.shape[0] * max(dataset.dtype.itemsize, 64))
-        items = (self._get(field, lambda i=i: dataset[i]) for i in range(dataset.shape[0]))
-        return [_decoded(item) or "" for item in items]
+        getters = (functools.partial(dataset.__getitem__, i) for i in range(dataset.shape[0]))
+        return [_decoded(self._get(field, get)) or "" for get in getters]
 
     def first_string(self, dataset: Any) -> str | None:
         """The first item of a vector of strings; None where it is something else."""

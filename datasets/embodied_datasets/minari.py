@@ -106,7 +106,7 @@ class MinariDataset:
             )
         expert = None
         if facts:
-            expert = extras.pop(facts.get("expert_action"), None)
+            expert = extras.pop(str(facts.get("expert_action")), None)
             fields = facts_.fields(facts, self._wrong)
             final = {name: final[name] for name in facts.get("final", ()) if name in final}
             numbers = numbers if facts.get("reward", True) else numbers | {"reward": None}
@@ -131,7 +131,7 @@ class MinariDataset:
     @property
     def keys(self) -> list[str] | None:
         """The keys that our writer was given; None where another wrote the data set."""
-        keys = []
+        keys: list[Any] = []
         for index in range(len(self)):
             with self._store.episode(index) as columns:
                 keys.append(columns.facts().get("key"))

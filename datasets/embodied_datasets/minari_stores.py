@@ -230,8 +230,8 @@ class _ArrowColumns(Columns):
 
     def error(self, code: str, message: str, field: str) -> DataError:
         remedy = "record the episode again"
-        place = {"file": self._name, "episode": self._index, "field": field}
-        return DataError(Fault(code, message, remedy, **place))
+        place = Fault(code, message, remedy, file=self._name, episode=self._index, field=field)
+        return DataError(place)
 
     def _column(self, group: str, path: Keys) -> Any:
         try:

@@ -99,24 +99,22 @@ class RobomimicDataset:
         with self._hdf5.open() as file:
             demo = file["data"][name]
             group = facts_.Group(self._hdf5, demo, episode=index)
-            numbers = {
+            numbers: dict[str, Any] = {
                 "state": self._state(demo["obs"]),
                 "action": self._read(demo["actions"]),
-                "reward": self._read(demo["rewards"]) if "rewards" in demo else None,
             }
-            if group.facts and not group.facts.get("reward", True):
-                numbers["reward"] = None
+            if "rewards" in demo and group.facts.get("reward", True):
+                numbers["reward"] = self._read(demo["rewards"])
             extras, final = self._extras(demo, len(numbers["action"])), self._final(demo)
             dones = self._read(demo["dones"]) if "dones" in demo else np.zeros(1, np.float32)
             added = group.arrays()
-            described = self._describe(demo, numbers["reward"], dones)
+            described = self._describe(demo, numbers.get("reward"), dones)
         if group.facts:
             described = facts_.fields(group.facts, group.wrong)
         if self._instruction is not None:
             described["instruction"] = self._instruction
         place = Fault("", "", "", file=self._hdf5.name, episode=index)
-        present = {name: values for name, values in numbers.items() if values is not None}
-        facts_.check_finite(self._report, place, present)
+        facts_.check_finite(self._report, place, numbers)
         return Episode(
             **numbers,
             images=Lazy({k: functools.partial(self._images, name, k) for k in self._cameras}),
@@ -129,7 +127,7 @@ class RobomimicDataset:
     @property
     def keys(self) -> list[str] | None:
         """The keys that our writer was given; None where another wrote the file."""
-        keys = []
+        keys: list[Any] = []
         with self._hdf5.open() as file:
             for name in self._demos:
                 facts = facts_.Group(self._hdf5, file["data"][name]).facts
@@ -183,7 +181,7 @@ class RobomimicDataset:
         for index, name in enumerate(self._demos):
             demo = file["data"][name]
             actions = demo.get("actions")
-            found = getattr(actions, "shape", ())
+            found: tuple[int, ...] = getattr(actions, "shape", ())
             if len(found) != 2 or width not in (None, found[1]):
                 message = f"has shape {found}, expected (L, {'A' if width is None else width})"
                 raise self._wrong_shape(message, index, "actions")
@@ -195,6 +193,7 @@ class RobomimicDataset:
         return bounds
 
     def _check_shapes(self, demo: Any, index: int, length: int) -> None:
+        wanted: dict[str, tuple[int, ...]]
         wanted = {f"obs/{name}": (length, size) for name, size in self._parts.items()}
         wanted |= {f"obs/{name}": (length, *size, 3) for name, size in self._cameras.items()}
         wanted |= {name: (length,) for name in ("rewards", "dones") if name in demo}
@@ -232,7 +231,7 @@ class RobomimicDataset:
     def _extras(self, demo: Any, length: int) -> dict[str, NDArray[Any]]:
         groups = {"": demo, "obs/": demo["obs"]}
         taken = _KNOWN | {f"obs/{name}" for name in (*self._parts, *self._cameras)}
-        found = {}
+        found: dict[str, NDArray[Any]] = {}
         for prefix, group in groups.items():
             for name in group:
                 item, role = group[name], prefix + name
@@ -264,11 +263,11 @@ class RobomimicDataset:
         self, demo: Any, reward: NDArray[Any] | None, dones: NDArray[Any]
     ) -> dict[str, Any]:
         meta = json_attribute(self._hdf5, demo, "ep_meta")
-        sparse = reward is not None and np.isin(reward, (0, 1)).all()
+        successes = dones if reward is None or not np.isin(reward, (0, 1)).all() else reward == 1
         return {
             "instruction": str(meta.get("lang") or facts_.words(self._env_name)),
             "terminated": bool(dones[-1]),
-            "success": bool((reward == 1).any() if sparse else dones.any()),
+            "success": bool(successes.any()),
             "info": {"env_name": self._env_name, "demo": demo.name.rpartition("/")[2]},
         }
 

@@ -113,9 +113,9 @@ class StagedWriter:
         facts = describe(key, episode)
         facts["arrays"] = {role: [str(x.dtype), list(x.shape)] for role, x in arrays.items()}
         text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-        numbered = {f"a{i}": values for i, values in enumerate(arrays.values())}
+        numbered: dict[str, Any] = {f"a{i}": values for i, values in enumerate(arrays.values())}
         temporary = self.incoming / f".tmp-{key}.npz"
-        np.savez(temporary, **{_FACTS: text}, **numbered)  # numbers all: `check` has seen to it
+        np.savez(temporary, **{_FACTS: text, **numbered})  # numbers all: `check` has seen to it
         _move(temporary, self.incoming / f"{key}.npz")
 
     def finalize(self) -> None:

@@ -107,7 +107,7 @@ class RobosuiteDataset:
             action_dim=len(low),
             action_low=low,
             action_high=high,
-            rate_hz=float(rate_hz or (recorded if _is_rate(recorded) else _rate(first[:, 0]))),
+            rate_hz=float(rate_hz or (_as_rate(recorded) or _rate(first[:, 0]))),
             state_parts={"states": sizes["states"]},
         )
 
@@ -162,7 +162,7 @@ class RobosuiteDataset:
             demo = data[name]
             length = (*getattr(demo["states"], "shape", ()), 0)[0]
             for field in ("states", *self._actions):
-                shape = getattr(demo.get(field), "shape", ())
+                shape: tuple[int, ...] = getattr(demo.get(field), "shape", ())
                 size = sizes.setdefault(field, shape[1] if len(shape) == 2 else 0)
                 if shape != (length, size) or not length:
                     raise self._hdf5.fault(
@@ -183,8 +183,8 @@ class RobosuiteDataset:
         return self._hdf5.read(dataset).astype(np.float32)
 
 
-def _is_rate(value: Any) -> bool:
-    return isinstance(value, int | float) and value > 0
+def _as_rate(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and value > 0 else None
 
 
 def _rate(times: NDArray[Any]) -> float:
