@@ -1,5 +1,6 @@
 """HDF5 and Arrow files that lead elsewhere, lie, or hold what only code can read."""
 
+import functools
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import resource
 import struct
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from embodied_datasets import hdf5 as hdf5_module
+from embodied_datasets import hdf5_vetting
 from embodied_datasets.faults import DataError
 from embodied_datasets.formats import find_format, open_episodes
 from embodied_datasets.formats.d4rl import D4RL
@@ -264,11 +266,18 @@ CASES: dict[Damage, str] = {
 
 def _hostile(damage: Damage, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    path = write(D4RL(), folder / "set.hdf5", SPEC, EPISODES)
+    path = folder / "set.hdf5"
+    path.write_bytes(_plain())
     with h5py.File(path, "r+") as file:
         file["infos/plain"] = np.ones(8)
         damage(file, folder)
     return path
+
+
+@functools.cache
+def _plain() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return write(D4RL(), Path(folder) / "set.hdf5", SPEC, EPISODES).read_bytes()
 
 
 def _read_all(path: Path, format: str = "d4rl") -> None:
@@ -349,7 +358,7 @@ def test_large_chunks_that_keep_their_word_are_read(tmp_path: Path) -> None:
 
 def test_too_many_items_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(D4RL(), tmp_path / "set.hdf5", SPEC, EPISODES)
-    monkeypatch.setattr(hdf5_module, "_MAX_ITEMS", 8)
+    monkeypatch.setattr(hdf5_vetting, "_MAX_ITEMS", 8)
     with pytest.raises(DataError, match=r"E_DATA_BUDGET.*8 items"):
         D4RL().open(path)
 

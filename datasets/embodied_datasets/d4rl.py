@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from embodied.structs import Episode, Spec
 from embodied_datasets import hdf5_facts as facts_
 from embodied_datasets.faults import DataError, Fault, Report, refuse
-from embodied_datasets.hdf5 import MAX_BYTES, Hdf5
-from embodied_datasets.robomimic import subgroup
+from embodied_datasets.hdf5 import MAX_BYTES, Hdf5, subgroup
 
 _RATE_HZ = 20.0
 _BLOCK = 65_536
@@ -67,6 +66,8 @@ class D4RLDataset:
             self._timeouts = self._flags(file, "timeouts")
             group = facts_.Group(self._hdf5, subgroup(file, "metadata"))
             self._lines = self._read_lines(group)
+            self._own = {role: item.name for role, item in group.items().items()}
+            self._extra_names = self._find_extras(file)
             self._ends = self._find_ends(group, unfinished)
             self._metadata = self._texts(subgroup(file, "metadata"))
             bounds = facts_.Bounds(action_dim)
@@ -95,11 +96,13 @@ class D4RLDataset:
             }
             if "rewards" in file and (facts or {}).get("reward", True):
                 numbers["reward"] = self._rows(file["rewards"], rows).reshape(-1).astype(np.float32)
-            extras, final = self._extras(file, rows), self._final(file, rows)
+            extras = {
+                name: self._rows(file[path], rows) for name, path in self._extra_names.items()
+            }
+            final = self._final(file, rows)
             expert = None
             if facts is not None:
-                items = facts_.Group(self._hdf5, file["metadata"], episode=index).items()
-                expert = self._add_own(index, facts, rows, items, extras, final)
+                expert = self._add_own(file, index, facts, rows, extras, final)
         place = Fault("", "", "", file=self._hdf5.name, episode=index)
         facts_.check_finite(self._report, place, numbers)
         fields = self._describe(rows) if facts is None else facts_.fields(facts, self._wrong)
@@ -188,12 +191,18 @@ class D4RLDataset:
     def _rows(self, dataset: Any, rows: slice) -> NDArray[Any]:
         return self._hdf5.read(dataset, rows.start, rows.stop)
 
-    def _extras(self, file: Any, rows: slice) -> dict[str, NDArray[Any]]:
-        found = {}
-        for name, dataset in self._hdf5.arrays(file):
-            if name.partition("/")[0] not in _KNOWN and dataset.shape[0] == self._total:
-                found[name.removeprefix("infos/")] = self._rows(dataset, rows)
-        return found
+    def _find_extras(self, file: Any) -> dict[str, str]:
+        """Name -> path of all else that has a row for each step."""
+        groups = {name: subgroup({"": file[name]}, "") for name in file if name not in _KNOWN}
+        found = {name: file[name] for name, group in groups.items() if not group}
+        for name, group in groups.items():
+            prefix = "" if name == "infos" else f"{name}/"
+            found |= {prefix + path: item for path, item in self._hdf5.arrays(group)}
+        return {
+            name: item.name
+            for name, item in found.items()
+            if getattr(item, "shape", ())[:1] == (self._total,) and item.dtype.kind in "biuf"
+        }
 
     def _final(self, file: Any, rows: slice) -> dict[str, NDArray[Any]]:
         if "next_observations" not in file:
@@ -203,10 +212,10 @@ class D4RLDataset:
 
     def _add_own(
         self,
+        file: Any,
         index: int,
         facts: dict[str, Any],
         rows: slice,
-        items: dict[str, Any],
         extras: dict[str, NDArray[Any]],
         final: dict[str, NDArray[Any]],
     ) -> NDArray[np.float32] | None:
@@ -217,11 +226,12 @@ class D4RLDataset:
         if "final/state" not in roles:
             final.pop("state", None)
         for group, found in (("extras", extras), ("final", final)):
-            own = facts_.grouped(items, f"{group}/{index}")
-            found.update({name: self._hdf5.read(item) for name, item in own.items()})
-        if "expert_action" not in roles or "expert_action" not in items:
+            names = [x.removeprefix(f"{group}/") for x in roles if x.startswith(f"{group}/")]
+            paths = {name: self._own.get(f"{group}/{index}/{name}") for name in names}
+            found.update({k: self._hdf5.read(file[path]) for k, path in paths.items() if path})
+        if "expert_action" not in roles or "expert_action" not in self._own:
             return None
-        return self._rows(items["expert_action"], rows).astype(np.float32)
+        return self._rows(file[self._own["expert_action"]], rows).astype(np.float32)
 
     def _texts(self, group: Any) -> dict[str, str]:
         items = {name: group[name] for name in group}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,19 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied_datasets.faults import DataError, Fault
+from embodied_datasets.hdf5_vetting import GZIP, LZF, Vetting, filters
 
 MAX_BYTES = 2 * 2**30
 """What one read may take in memory unless the caller says otherwise."""
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_MAX_DEPTH = 16
-_MAX_ITEMS = 500_000
 _MAX_TEXT = 16 * 2**20
 _SUSPICIOUS = 16 * 2**20
 _MAX_RATIO = 250  # recorded data compress less than this; what is nearly nothing compresses more
 _DAMAGED = "E_DATA_UNREADABLE"
-_GZIP, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
-_EXPANSION = {_GZIP: 1032, _LZF: 88}  # bytes that one stored byte can become at most
+_EXPANSION = {GZIP: 1032, LZF: 88}  # bytes that one stored byte can become at most
 _MAX_INFLATED = 64 * 2**20
 
 
@@ -109,7 +108,7 @@ class Hdf5:
             status = self.path.stat()
             stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
             if stamp != self._vetted:
-                _Vetting(self, h5py).run(file)
+                Vetting(self.fault, h5py).run(file)
                 self._vetted = stamp
                 self._inflated.clear()
             yield file
@@ -239,16 +238,16 @@ class Hdf5:
         if dataset.chunks is None or field in self._inflated:
             return
         nominal = math.prod(dataset.chunks) * dataset.dtype.itemsize
-        filters = _filters(dataset)
+        codes = filters(dataset.id)
         chunks: list[Any] = []
         dataset.id.chunk_iter(chunks.append)
         for chunk in chunks:
-            used = {code for i, code in enumerate(filters) if not chunk.filter_mask >> i & 1}
+            used = {code for i, code in enumerate(codes) if not chunk.filter_mask >> i & 1}
             codecs = used & _EXPANSION.keys()
             ratio = math.prod(_EXPANSION[codec] for codec in codecs)
             within = chunk.size <= nominal * 1.01 + 1024
             if within and codecs and chunk.size * ratio > max(_MAX_INFLATED, nominal):
-                within = codecs == {_GZIP} and _inflates_within(dataset, chunk, nominal)
+                within = codecs == {GZIP} and _inflates_within(dataset, chunk, nominal)
             if not within:
                 message = f"has a chunk of {chunk.size} bytes that may inflate beyond {nominal}"
                 raise self.fault("E_DATA_BUDGET", message, "write it with gzip", field=field)
@@ -261,11 +260,6 @@ def _decoded(value: Any) -> str | None:
     return str(value) if isinstance(value, str) else None
 
 
-def _filters(dataset: Any) -> list[int]:
-    properties = dataset.id.get_create_plist()
-    return [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
-
-
 def _inflates_within(dataset: Any, chunk: Any, nominal: int) -> bool:
     _, stored = dataset.id.read_direct_chunk(chunk.chunk_offset)
     try:
@@ -275,90 +269,15 @@ def _inflates_within(dataset: Any, chunk: Any, nominal: int) -> bool:
     return len(inflated) < nominal + 16
 
 
-class _Vetting:
-    """One look through all objects of a file, along hard links, before any value is read."""
+def subgroup(group: Any, name: str) -> Any:
+    """The group of that name, or an empty mapping where there is none."""
+    item = group.get(name)
+    return item if hasattr(item, "keys") else {}
 
-    def __init__(self, source: Hdf5, h5py: Any) -> None:
-        self._source = source
-        self._h5py = h5py
-        self._groups: set[Any] = set()
-        self._soft: list[tuple[Any, str]] = []
-        self._count = 0
 
-    def run(self, file: Any) -> None:
-        try:
-            self._group(file["/"], 0)
-            for group, name in self._soft:  # only now is it known that no path leaves the file
-                self._soft_link(group, name)
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise self._source.damaged(f"cannot be looked through ({error})") from error
-
-    def _group(self, group: Any, depth: int) -> None:
-        if depth > _MAX_DEPTH:
-            raise self._refused(group, f"is nested more than {_MAX_DEPTH} deep", "E_DATA_BUDGET")
-        if group.id in self._groups:
-            raise self._refused(group, "is reached by two paths, as groups in a circle are")
-        self._groups.add(group.id)
-        for name in group:
-            if isinstance(name, bytes):
-                raise self._refused(group, f"has the name {name!r}, expected UTF-8", _DAMAGED)
-            self._count += 1
-            if self._count > _MAX_ITEMS:
-                raise self._refused(group, f"makes more than {_MAX_ITEMS} items", "E_DATA_BUDGET")
-            self._member(group, name, depth)
-
-    def _member(self, group: Any, name: str, depth: int) -> None:
-        link = group.id.links.get_info(name.encode()).type
-        if link == self._h5py.h5l.TYPE_SOFT:
-            self._soft.append((group, name))
-        elif link != self._h5py.h5l.TYPE_HARD:
-            message = f"links {name!r} to another file"
-            raise self._refused(group, message, "E_DATA_HDF5_EXTERNAL")
-        else:
-            item = group[name]
-            if isinstance(item, self._h5py.Group):
-                self._group(item, depth + 1)
-            elif isinstance(item, self._h5py.Dataset):
-                self._dataset(item)
-            else:
-                raise self._refused(group, f"holds the type {name!r}, no data", "E_DATA_DTYPE")
-
-    def _soft_link(self, group: Any, name: str) -> None:
-        try:
-            item = group[name]
-        except (KeyError, OSError, RuntimeError) as error:
-            message = f"has a soft link {name!r} that leads nowhere or in a circle"
-            raise self._refused(group, message) from error
-        if not isinstance(item, self._h5py.Dataset):
-            raise self._refused(group, f"has a soft link {name!r} to a group")
-
-    def _dataset(self, dataset: Any) -> None:
-        if dataset.shape is None:
-            raise self._refused(dataset, "is neither a value nor rows of them", "E_DATA_SHAPE")
-        if dataset.external or dataset.is_virtual:
-            message = "keeps its values in other files"
-            raise self._refused(dataset, message, "E_DATA_HDF5_EXTERNAL")
-        unknown = sorted({*_filters(dataset)} - {_GZIP, _SHUFFLE, _FLETCHER32, _LZF})
-        if unknown:
-            message = (
-                f"is encoded by the filters {unknown}, expected gzip, lzf, shuffle, fletcher32"
-            )
-            raise self._refused(dataset, message, "E_DATA_HDF5_FILTER")
-        try:
-            dtype = dataset.dtype
-        except TypeError as error:
-            raise self._refused(dataset, f"has a strange type ({error})", "E_DATA_DTYPE") from error
-        plain = self._h5py.check_vlen_dtype(dtype) == np.uint8 or self._h5py.check_string_dtype(
-            dtype
-        )
-        if dtype.hasobject and not plain:
-            raise self._refused(dataset, f"holds objects ({dtype})", "E_DATA_DTYPE")
-
-    def _refused(self, item: Any, message: str, code: str = "E_DATA_HDF5_LINK") -> DataError:
-        remedy = "copy the data into one plain file, for example with h5copy or h5repack"
-        return self._source.fault(code, message, remedy, field=(item.name or "/").strip("/"))
+def natural(name: str) -> tuple[Any, ...]:
+    """A key that sorts demo_2 before demo_10."""
+    return tuple(int(x) if x.isdecimal() else x for x in re.split(r"([0-9]+)", name))
 
 
 class Lazy(Mapping[str, NDArray[np.uint8]]):

@@ -7,6 +7,7 @@ arrays that the format does not know. Other readers pass it over.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,13 @@ def parse(text: str | None, wrong: Wrong) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise wrong(f"must be a JSON object, got {type(value).__name__}")
     return value
+
+
+def json_attribute(hdf5: Hdf5, item: Any, name: str) -> dict[str, Any]:
+    """The JSON object in an attribute; an empty one where there is no text of that name."""
+    text = hdf5.attribute(item, name)
+    wrong = functools.partial(hdf5.damaged, field=name)
+    return parse(text, wrong) if isinstance(text, str) else {}
 
 
 def arrays_of(episode: Episode) -> dict[str, Array]:

@@ -18,8 +18,10 @@ from embodied.structs import Episode, Spec
 from embodied_datasets import hdf5_facts as facts_
 from embodied_datasets.faults import DataError, Fault, Report, refuse
 from embodied_datasets.hdf5 import MAX_BYTES, Lazy
+from embodied_datasets.minari_arrow import ArrowStore
+from embodied_datasets.minari_columns import Columns, inside, read_json
+from embodied_datasets.minari_hdf5 import Hdf5Store
 from embodied_datasets.minari_spaces import Leaf, leaves
-from embodied_datasets.minari_stores import ArrowStore, Columns, Hdf5Store, inside, read_json
 
 METADATA = "metadata.json"
 _RATE_HZ = 20.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from embodied.structs import Episode, Spec
 from embodied_datasets import hdf5_facts as facts_
 from embodied_datasets.faults import DataError, Fault, Report, refuse
-from embodied_datasets.hdf5 import MAX_BYTES, Hdf5, Lazy
+from embodied_datasets.hdf5 import MAX_BYTES, Hdf5, Lazy, natural, subgroup
 
 _RATE_HZ = 20.0
 _KNOWN = {"actions", "rewards", "dones", "obs", "next_obs", facts_.GROUP}
@@ -63,7 +62,7 @@ class RobomimicDataset:
         with self._hdf5.open() as file:
             self._demos = _demo_names(self._hdf5, file, mask)
             facts = facts_.Group(self._hdf5, file).facts
-            args = json_attribute(self._hdf5, file["data"], "env_args")
+            args = facts_.json_attribute(self._hdf5, file["data"], "env_args")
             self._env_name = str(args.get("env_name", "unknown task"))
             first = file["data"][self._demos[0]]
             written = facts_.spec_from(facts.get("spec"), self._hdf5.damaged) if facts else None
@@ -262,7 +261,7 @@ class RobomimicDataset:
     def _describe(
         self, demo: Any, reward: NDArray[Any] | None, dones: NDArray[Any]
     ) -> dict[str, Any]:
-        meta = json_attribute(self._hdf5, demo, "ep_meta")
+        meta = facts_.json_attribute(self._hdf5, demo, "ep_meta")
         successes = dones if reward is None or not np.isin(reward, (0, 1)).all() else reward == 1
         return {
             "instruction": str(meta.get("lang") or facts_.words(self._env_name)),
@@ -295,21 +294,3 @@ def _demo_names(hdf5: Hdf5, file: Any, mask: str | None) -> list[str]:
     if not names:
         raise hdf5.damaged("holds no demonstration with observations", field="data")
     return sorted(names, key=natural)
-
-
-def subgroup(group: Any, name: str) -> Any:
-    """The group of that name, or an empty mapping where there is none."""
-    item = group.get(name)
-    return item if hasattr(item, "keys") else {}
-
-
-def natural(name: str) -> tuple[Any, ...]:
-    """A key that sorts demo_2 before demo_10."""
-    return tuple(int(x) if x.isdecimal() else x for x in re.split(r"([0-9]+)", name))
-
-
-def json_attribute(hdf5: Hdf5, item: Any, name: str) -> dict[str, Any]:
-    """The JSON object in an attribute; an empty one where there is no text of that name."""
-    text = hdf5.attribute(item, name)
-    wrong = functools.partial(hdf5.damaged, field=name)
-    return facts_.parse(text, wrong) if isinstance(text, str) else {}

@@ -103,8 +103,8 @@ def _keys(path: Path) -> list[str] | None:
 def _compact(
     path: Path, spec: Spec, data_format: str, dataset_id: str, episodes: Sequence[Staged]
 ) -> None:
+    from embodied_datasets.minari_columns import write_json
     from embodied_datasets.minari_spaces import action_space, observation_space
-    from embodied_datasets.minari_stores import write_json
 
     root = path / "data"
     root.mkdir(parents=True)
@@ -190,7 +190,7 @@ def _write_hdf5(root: Path, spec: Spec, episodes: Sequence[Staged]) -> None:
 def _write_arrow(root: Path, spec: Spec, episodes: Sequence[Staged]) -> None:
     import pyarrow as pa
 
-    from embodied_datasets.minari_stores import write_json
+    from embodied_datasets.minari_columns import write_json
 
     for index, episode in enumerate(episodes):
         columns = _columns(spec, episode)

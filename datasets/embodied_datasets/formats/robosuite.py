@@ -21,8 +21,7 @@ from embodied.structs import Episode, Episodes, Spec
 from embodied_datasets import hdf5_facts as facts_
 from embodied_datasets.faults import Fault, Report, refuse
 from embodied_datasets.formats import Writer
-from embodied_datasets.hdf5 import MAX_BYTES, Hdf5, member_names
-from embodied_datasets.robomimic import json_attribute, natural, subgroup
+from embodied_datasets.hdf5 import MAX_BYTES, Hdf5, member_names, natural, subgroup
 
 _ACTIONS_2018 = ("joint_velocities", "gripper_actuations")
 _ATTRIBUTES = ("env", "repository_version", "date", "time")
@@ -95,7 +94,7 @@ class RobosuiteDataset:
                 raise self._hdf5.damaged("holds no demonstration with states", field="data")
             texts = {name: self._hdf5.attribute(data, name) for name in _ATTRIBUTES}
             self._facts = {name: value for name, value in texts.items() if value is not None}
-            info = json_attribute(self._hdf5, data, "env_info")
+            info = facts_.json_attribute(self._hdf5, data, "env_info")
             self._actions = self._action_names(data[self._demos[0]])
             sizes = self._look_through(data)
             first = self._hdf5.read(data[self._demos[0]]["states"])

@@ -1,150 +1,22 @@
-"""The two storages of Minari: one HDF5 file, or one Arrow file for each episode."""
+"""Minari's storage in Arrow files, one for each episode."""
 
 from __future__ import annotations
 
-import io
-import json
 import struct
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embodied_datasets import hdf5_facts as facts_
 from embodied_datasets.faults import DataError, Fault
-from embodied_datasets.hdf5 import Hdf5
+from embodied_datasets.minari_columns import Array, Columns, decode, inside, read_json
 from embodied_datasets.minari_spaces import Leaf
 from embodied_datasets.minari_spaces import Path as Keys
-from embodied_datasets.robomimic import natural, subgroup
 
-HDF5_FILE = "main_data.hdf5"
-_MAX_JSON = 16 * 2**20
 _ARROW_MAGIC = b"ARROW1\x00\x00"
-
-Array = NDArray[Any]
-
-
-class Columns(ABC):
-    """What is recorded of one episode. Columns are named by group and path in the space; Arrow
-    pads all of them to the number of observations."""
-
-    @abstractmethod
-    def array(self, group: str, leaf: Leaf) -> Array:
-        """(rows, *shape) of a leaf of numbers."""
-
-    @abstractmethod
-    def frames(self, group: str, leaf: Leaf, start: int, stop: int) -> Array:
-        """(stop - start, *shape) uint8 of an image, decoded where it is JPEG."""
-
-    @abstractmethod
-    def scalars(self, name: str) -> Array:
-        """(rows,) of rewards, terminations or truncations."""
-
-    @abstractmethod
-    def text(self, group: str, leaf: Leaf) -> str | None:
-        """The first of a leaf of texts."""
-
-    @abstractmethod
-    def infos(self) -> dict[str, Array]:
-        """All numbers of infos, by names joined with slashes."""
-
-    @abstractmethod
-    def facts(self) -> dict[str, Any]:
-        """What our writer added; empty where another wrote it."""
-
-    @abstractmethod
-    def seed(self) -> int | None:
-        """The seed of its reset."""
-
-    @abstractmethod
-    def error(self, code: str, message: str, field: str) -> DataError:
-        """An error about this episode; raise it."""
-
-    def column(self, name: str, rows: int) -> Array:
-        """The first `rows` of rewards, terminations or truncations; DataError if there are less."""
-        values = self.scalars(name).reshape(-1)
-        if len(values) < rows:
-            raise self.error("E_DATA_SHAPE", f"has {len(values)} rows, expected {rows}", name)
-        return values[:rows]
-
-
-class Hdf5Store:
-    """Episodes in `main_data.hdf5`."""
-
-    def __init__(self, root: Path, max_bytes: int) -> None:
-        self.files = [inside(root, HDF5_FILE)]
-        self._hdf5 = Hdf5(self.files[0], max_bytes=max_bytes)
-        with self._hdf5.open() as file:
-            names = [name for name in file if name.startswith("episode_")]
-            self._names = sorted(names, key=natural)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    @contextmanager
-    def episode(self, index: int) -> Iterator[Columns]:
-        """The columns of one episode, while its file is open."""
-        with self._hdf5.open() as file:
-            yield _Hdf5Columns(self._hdf5, subgroup(file, self._names[index]), index)
-
-
-class _Hdf5Columns(Columns):
-    def __init__(self, hdf5: Hdf5, group: Any, index: int) -> None:
-        self._hdf5, self._group, self._index = hdf5, group, index
-
-    def array(self, group: str, leaf: Leaf) -> Array:
-        item = self._item(group, leaf.path)
-        if item.shape[1:] != leaf.shape:
-            raise self._misshapen(item, leaf)
-        return self._hdf5.read(item)
-
-    def frames(self, group: str, leaf: Leaf, start: int, stop: int) -> Array:
-        item = self._item(group, leaf.path)
-        if item.shape[1:] == leaf.shape:
-            return self._hdf5.read(item, start, stop)
-        if len(item.shape) not in (1, 2) or stop > item.shape[0]:
-            raise self._misshapen(item, leaf)
-        self._hdf5.check_budget(item.name, (stop - start) * leaf.size)
-        rows = (self._hdf5.read_blob(item, row) for row in range(start, stop))
-        return np.stack([_decode(row, leaf, self) for row in rows])
-
-    def scalars(self, name: str) -> Array:
-        return self._hdf5.read(self._item(name, ()))
-
-    def text(self, group: str, leaf: Leaf) -> str | None:
-        return self._hdf5.first_string(self._item(group, leaf.path))
-
-    def infos(self) -> dict[str, Array]:
-        items = self._hdf5.arrays(subgroup(self._group, "infos"))
-        return {name: self._hdf5.read(item) for name, item in items}
-
-    def facts(self) -> dict[str, Any]:
-        return facts_.Group(self._hdf5, self._group, episode=self._index).facts
-
-    def seed(self) -> int | None:
-        seed = self._hdf5.attribute(self._group, "seed") if hasattr(self._group, "attrs") else None
-        return seed if isinstance(seed, int) else None
-
-    def error(self, code: str, message: str, field: str) -> DataError:
-        remedy = "record the episode again"
-        return self._hdf5.fault(code, message, remedy, episode=self._index, field=field)
-
-    def _item(self, group: str, path: Keys) -> Any:
-        item = self._group
-        for key in (group, *path):
-            item = subgroup({"": item}, "").get(f"_index_{key}" if isinstance(key, int) else key)
-        if not hasattr(item, "shape"):
-            field = "/".join(map(str, (group, *path)))
-            raise self.error("E_DATA_SHAPE", "is missing", field)
-        return item
-
-    def _misshapen(self, item: Any, leaf: Leaf) -> DataError:
-        message = f"has shape {item.shape}, expected {('L', *leaf.shape)} by the space"
-        return self.error("E_DATA_SHAPE", message, item.name)
 
 
 class ArrowStore:
@@ -206,7 +78,7 @@ class _ArrowColumns(Columns):
             message = f"takes {wanted} bytes once decoded in {len(column)} rows"
             raise self.error("E_DATA_BUDGET", message, leaf.name)
         rows = (column[row].as_py() or b"" for row in range(start, stop))
-        return np.stack([_decode(row, leaf, self) for row in rows])
+        return np.stack([decode(row, leaf, self) for row in rows])
 
     def scalars(self, name: str) -> Array:
         return self._numbers(self._column(name, ()), name)
@@ -332,45 +204,3 @@ def _flatbuffer_field(metadata: bytes, table: int, number: int) -> int | None:
         return None
     offset = struct.unpack_from("<H", metadata, vtable + place)[0]
     return table + offset if offset else None
-
-
-def _decode(data: bytes, leaf: Leaf, columns: Columns) -> Array:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            size, mode = image.size, image.mode
-            wanted = (leaf.shape[1], leaf.shape[0])
-            if size != wanted or mode != ("RGB" if leaf.is_camera else "L"):
-                message = f"holds a {mode} image of {size} pixels, expected {wanted}"
-                raise columns.error("E_DATA_SHAPE", message, leaf.name)
-            return np.asarray(image).reshape(leaf.shape)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        message = f"holds an image that cannot be decoded ({error})"
-        raise columns.error("E_DATA_UNREADABLE", message, leaf.name) from error
-
-
-def inside(root: Path, relative: str) -> Path:
-    """`root / relative`, refused if a link leads out of the root."""
-    path = root / relative
-    if not path.resolve().is_relative_to(root.resolve()):
-        message, remedy = "leads out of the data set's folder", "copy the file into the folder"
-        raise DataError(Fault("E_DATA_PATH", message, remedy, file=Path(relative)))
-    return path
-
-
-def read_json(path: Path, name: Path) -> dict[str, Any]:
-    """The JSON object in a file that errors call `name`."""
-
-    def wrong(message: str) -> DataError:
-        remedy = "fetch or write the file again"
-        return DataError(Fault("E_DATA_UNREADABLE", message, remedy, file=name))
-
-    if not path.is_file() or path.stat().st_size > _MAX_JSON:
-        raise wrong(f"is missing or larger than {_MAX_JSON} bytes")
-    return facts_.parse(path.read_text(encoding="utf-8", errors="replace"), wrong)
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes a JSON object."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
