@@ -127,6 +127,13 @@ def named_type(file: h5py.File, folder: Path) -> None:
     file["infos/more"] = np.dtype("f8")
 
 
+def floats_of_no_machine(file: h5py.File, folder: Path) -> None:
+    kind = h5py.h5t.NATIVE_FLOAT.copy()
+    kind.set_ebias(2**20)
+    space = h5py.h5s.create_simple((8,))
+    h5py.h5d.create(file["infos"].id, b"more", kind, space)
+
+
 def name_in_no_known_letters(file: h5py.File, folder: Path) -> None:
     h5py.h5g.create(file.id, b"\xff\xfe")
 
@@ -242,6 +249,7 @@ CASES: dict[Damage, str] = {
     words_for_numbers: "E_DATA_DTYPE",
     complex_numbers: "E_DATA_DTYPE",
     nothing_at_all: "E_DATA_SHAPE",
+    floats_of_no_machine: "E_DATA_DTYPE",
     named_type: "E_DATA_DTYPE",
     name_in_no_known_letters: "E_DATA_UNREADABLE",
     groups_for_data: "E_DATA_UNREADABLE",

@@ -105,16 +105,15 @@ class Vetting:
                 f"is encoded by the filters {unknown}, expected gzip, lzf, shuffle, fletcher32"
             )
             raise self._refused(path, message, "E_DATA_HDF5_FILTER")
-        kind = dataset.get_type()
-        types = h5py.h5t
-        if kind.get_class() not in (types.INTEGER, types.FLOAT, types.ENUM, types.STRING):
-            self._unusual(kind, path)
+        self._type(dataset.get_type(), path)
 
-    def _unusual(self, kind: Any, path: str) -> None:
+    def _type(self, kind: Any, path: str) -> None:
         """Bytes of variable length are fine: encoded images; other objects are not."""
+        if kind.get_class() == self._h5py.h5t.STRING:
+            return
         try:
             dtype = kind.dtype
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise self._refused(path, f"has a strange type ({error})", "E_DATA_DTYPE") from error
         if dtype.hasobject and self._h5py.check_vlen_dtype(dtype) != np.uint8:
             raise self._refused(path, f"holds objects ({dtype})", "E_DATA_DTYPE")

@@ -117,6 +117,7 @@ class RobosuiteDataset:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> Episode:
+        index = range(len(self))[index]
         name = self._demos[index]
         with self._hdf5.open() as file:
             demo = file["data"][name]
