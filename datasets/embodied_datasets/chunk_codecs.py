@@ -38,7 +38,15 @@ def unpack(codec: str, packed: bytes, size: int, file: Path, field: str) -> byte
         plain = _CODECS[codec](packed, size)
         if len(plain) != size:
             raise ValueError(f"{len(plain)} bytes where {size} belong")
-    except (ValueError, RuntimeError, EOFError, OSError, zlib.error, lzma.LZMAError, struct.error) as e:
+    except (
+        ValueError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        zlib.error,
+        lzma.LZMAError,
+        struct.error,
+    ) as e:
         raise damaged(file, f"cannot be unpacked ({e})", field=field) from e
     return plain
 

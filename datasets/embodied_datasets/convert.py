@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from embodied.structs import Episode, Episodes
 from embodied_datasets.flat import Lazy
-from embodied_datasets.formats import Format, all_formats, open_episodes
+from embodied_datasets.formats import Format, Writer, all_formats, find_format
 
 _STATE = "conversion.json"
 
@@ -68,14 +69,16 @@ def convert(
     Raises ValueError if the target exists, if the folder beside it belongs to another conversion,
     or if an option does not fit; RuntimeError if what was written does not open again.
     """
-    form = _format(to)
+    form, options = _format(to), dict(write or {})
     if target.exists():
         raise ValueError(f"{target} exists already; choose another path, or remove it first")
-    chosen = Selection(open_episodes(source, format=from_, **(read or {})), episodes, cameras)
+    reader = _format(from_) if from_ is not None else find_format(source)
+    with _fitting_options(reader.name):
+        chosen = Selection(reader.open(source, **(read or {})), episodes, cameras)
     work = target.absolute().parent / f".converting-{target.name}"
-    state = _begin(work, chosen, to, write or {})
+    state = _begin(work, chosen, to, options)
     kept, written = 0, work / target.name
-    with form.create(written, chosen.spec, **(write or {})) as writer:
+    with _create(form, written, chosen, options) as writer:
         done = writer.keys
         for place, key in enumerate(tqdm(chosen.keys, unit="episode", disable=not progress)):
             if key in done:
@@ -85,7 +88,7 @@ def convert(
             _note_losses(state, form.losses(chosen.spec, episode))
             writer.add(key, episode)
         writer.finalize()
-    num_steps = _compare(chosen, open_episodes(written, format=to), target)
+    num_steps = _compare(chosen, form.open(written), target)
     os.rename(written, target)
     losses = tuple(json.loads(state.read_text())["losses"])
     shutil.rmtree(work)
@@ -172,6 +175,28 @@ def _format(name: str) -> Format:
     if name not in known:
         raise ValueError(f"format must be one of {sorted(known)}, got {name!r}")
     return known[name]
+
+
+@contextmanager
+def _fitting_options(name: str) -> Iterator[None]:
+    """Turns Python's complaint about an unknown option into one for the user."""
+    try:
+        yield
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ValueError(f"format {name}: {str(error).partition(' ')[2]}") from error
+
+
+def _create(form: Format, path: Path, chosen: Selection, options: Mapping[str, Any]) -> Writer:
+    """A writer; if there can be none, nothing is left behind."""
+    try:
+        with _fitting_options(form.name):
+            return form.create(path, chosen.spec, **options)
+    except (ValueError, NotImplementedError, ImportError):
+        if [each.name for each in path.parent.iterdir()] == [_STATE]:
+            shutil.rmtree(path.parent)
+        raise
 
 
 def _begin(work: Path, chosen: Selection, to: str, write: Mapping[str, Any]) -> Path:

@@ -59,7 +59,28 @@ def describe(key: str, episode: Episode, names: Iterable[str]) -> dict[str, Any]
     return facts
 
 
-def to_bytes(spec: Spec, columns: Mapping[str, str], episodes: Iterable[Mapping[str, Any]]) -> bytes:
+def unseen(episode: Episode, *shown: str) -> list[str]:
+    """What of an episode stands in our facts alone, where no other reader looks.
+
+    Args:
+        shown: fields that others find in the format itself.
+    """
+    fields = ("instruction", *_FLAGS, "expert_action", "info", "final", "annotations")
+    texts = [f"{name}: others do not see it" for name in fields]
+    return [
+        text
+        for name, text in zip(fields, texts, strict=True)
+        if name not in shown and getattr(episode, name) is not None and _any(getattr(episode, name))
+    ]
+
+
+def _any(value: Any) -> bool:
+    return bool(value.size) if isinstance(value, np.ndarray) else bool(value)
+
+
+def to_bytes(
+    spec: Spec, columns: Mapping[str, str], episodes: Iterable[Mapping[str, Any]]
+) -> bytes:
     """The lines; `columns` says which array of the file has which role."""
     head = {"version": VERSION, "spec": dataclasses.asdict(spec), "columns": dict(columns)}
     return "\n".join(json.dumps(each) for each in [head, *episodes]).encode()

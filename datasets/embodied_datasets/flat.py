@@ -172,7 +172,9 @@ def check_shapes(file: Path, columns: Mapping[str, Any]) -> None:
             raise damaged(file, message, field=camera)
 
 
-def make_spec(columns: Mapping[str, Any], rate_hz: float, parts: Mapping[str, int] | None = None) -> Spec:
+def make_spec(
+    columns: Mapping[str, Any], rate_hz: float, parts: Mapping[str, int] | None = None
+) -> Spec:
     """The spec of arrays that do not tell theirs: action bounds are the extremes of the data."""
     action = columns["action"]
     state_dim, action_dim, cameras = make_sizes(columns)
@@ -208,7 +210,6 @@ def check_finite(
                     count=len(bad),
                 )
             )
-
 
 
 def check_spec(file: Path, columns: Mapping[str, Any], spec: Spec) -> None:

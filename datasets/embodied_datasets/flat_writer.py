@@ -44,7 +44,9 @@ class FlatWriter:
             return
         self._facts = layout.facts(path)
         if self._facts is None:
-            raise ValueError(f"{path} exists, and no writer of this project left it; choose a new path")
+            raise ValueError(
+                f"{path} exists, and no writer of this project left it; choose a new path"
+            )
         shutil.rmtree(Staging.folder_of(path), ignore_errors=True)
 
     @property

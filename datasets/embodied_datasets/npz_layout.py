@@ -93,9 +93,7 @@ def read_columns(npz: Npz, names: Mapping[str, str]) -> dict[str, Any]:
     if missing:
         raise damaged(npz.path, f"lacks the arrays {missing}; it has {sorted(npz)}")
     big = {name for name, header in npz.headers.items() if len(header.shape) == 4}
-    return {
-        role: npz.mapped(name) if name in big else npz[name] for name, role in names.items()
-    }
+    return {role: npz.mapped(name) if name in big else npz[name] for name, role in names.items()}
 
 
 class NpzLayout:

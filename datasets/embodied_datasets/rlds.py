@@ -91,7 +91,9 @@ class RLDSEpisodes:
         self._records = [record for file in files for record in find_records(file)]
         if not self._records:
             raise damaged(root, "holds no record")
-        self._instruction = instruction or files[0].name.partition(".")[0].rpartition("-")[0] or "rlds"
+        self._instruction = (
+            instruction or files[0].name.partition(".")[0].rpartition("-")[0] or "rlds"
+        )
         first = self._parse(self._records[0])
         described = files[0].parent / "features.json"
         self._leaves = (
@@ -134,7 +136,9 @@ class RLDSEpisodes:
         low, high = np.inf, -np.inf
         for index, record in enumerate(self._records):
             features = self._parse(record)
-            episode = self._numbers(index, record.file, features, count_steps(features, record.file))
+            episode = self._numbers(
+                index, record.file, features, count_steps(features, record.file)
+            )
             low = np.minimum(low, episode["action"].min(0))
             high = np.maximum(high, episode["action"].max(0))
         return np.asarray(low), np.asarray(high)
@@ -160,14 +164,16 @@ class RLDSEpisodes:
     def _numbers(
         self, index: int, file: Path, features: Mapping[str, Feature], steps: int
     ) -> dict[str, NDArray[np.float32]]:
-        """"state", "action" and, where it is recorded, "reward"."""
+        """ "state", "action" and, where it is recorded, "reward"."""
         found = {}
         for role, names in (("state", self._layout.state), ("action", self._layout.action)):
             arrays = [self._array(file, features, STEPS + name, steps) for name in names]
             flat = [array.reshape(steps, -1).astype(np.float32) for array in arrays]
             found[role] = np.concatenate([np.zeros((steps, 0), np.float32), *flat], 1)
         if f"{STEPS}reward" in self._leaves:
-            found["reward"] = self._array(file, features, f"{STEPS}reward", steps).astype(np.float32)
+            found["reward"] = self._array(file, features, f"{STEPS}reward", steps).astype(
+                np.float32
+            )
 
         def located(fault: Fault) -> None:
             self._report(Fault(**{**vars(fault), "episode": index}))
@@ -289,7 +295,12 @@ def _is_state(name: str, leaf: Leaf) -> bool:
 
 def _is_camera(leaf: Leaf) -> bool:
     shape = leaf.shape
-    return leaf.kind == "image" and len(shape) == 3 and shape[2] in (1, 3, 4) and leaf.dtype == np.uint8
+    return (
+        leaf.kind == "image"
+        and len(shape) == 3
+        and shape[2] in (1, 3, 4)
+        and leaf.dtype == np.uint8
+    )
 
 
 def _cameras(paths: Sequence[str]) -> dict[str, str]:

@@ -93,7 +93,9 @@ def guess_features(features: Mapping[str, Feature], file: Path) -> dict[str, Lea
         steps = length if name.startswith(STEPS) else 1
         if isinstance(values, list):
             if len(values) == steps and is_picture(values[0]):
-                leaves[name] = Leaf("image", (*picture_size(values[0], file), 3), np.dtype(np.uint8))
+                leaves[name] = Leaf(
+                    "image", (*picture_size(values[0], file), 3), np.dtype(np.uint8)
+                )
             elif len(values) == steps:
                 leaves[name] = Leaf("text")
         elif len(values) and not len(values) % steps:

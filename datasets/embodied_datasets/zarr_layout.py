@@ -43,7 +43,9 @@ def _zarr() -> Any:
     try:
         import zarr
     except ImportError as error:
-        message = "writing zarr needs a library; install it with: pip install 'embodied-policies[data]'"
+        message = (
+            "writing zarr needs a library; install it with: pip install 'embodied-policies[data]'"
+        )
         raise ImportError(message) from error
     return zarr
 

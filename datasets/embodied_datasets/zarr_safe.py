@@ -200,7 +200,9 @@ def open_array(store: Store, name: str, max_bytes: int) -> ZarrArray:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
-        raise damaged(store.path, f"has metadata that make no sense ({error!r})", field=name) from error
+        raise damaged(
+            store.path, f"has metadata that make no sense ({error!r})", field=name
+        ) from error
 
 
 def _parse(store: Store, name: str, meta: dict[str, Any], max_bytes: int) -> ZarrArray:
@@ -212,7 +214,9 @@ def _parse(store: Store, name: str, meta: dict[str, Any], max_bytes: int) -> Zar
     if not shape or len(shape) != len(chunks) or min(chunks) < 1 or min(shape) < 0:
         raise ValueError(f"shape {shape} in chunks {chunks}")
     if array_bytes(chunks, dtype) > _MAX_CHUNK:
-        raise damaged(store.path, f"has chunks {chunks} of more than {_MAX_CHUNK} bytes", field=name)
+        raise damaged(
+            store.path, f"has chunks {chunks} of more than {_MAX_CHUNK} bytes", field=name
+        )
     if math.prod(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)) > 2**31:
         raise ValueError(f"too many chunks {chunks} in {shape}")
     if meta.get("filters"):

@@ -153,7 +153,9 @@ def _sources(path: Path, tasks: Sequence[str] | None, files: Sequence[str]) -> l
     known = sorted({source.task for source in found if source.kind in files})
     unknown = sorted(set(tasks or ()) - set(known))
     if unknown or not known:
-        raise ValueError(f"{path} has no tasks {unknown} in its files {list(files)}; it has {known}")
+        raise ValueError(
+            f"{path} has no tasks {unknown} in its files {list(files)}; it has {known}"
+        )
     chosen = known if tasks is None else tasks
     return [source for source in found if source.kind in files and source.task in chosen]
 
@@ -246,7 +248,9 @@ def _utterances(path: Path, episodes: int) -> list[list[str]]:
                 raise ValueError("language is no list of texts")
             found.append(said)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise damaged(path, f"line {len(found) + 1} is not what was expected ({error!r})") from error
+        raise damaged(
+            path, f"line {len(found) + 1} is not what was expected ({error!r})"
+        ) from error
     if len(found) != episodes:
         raise damaged(path, f"tells of {len(found)} episodes, but there are {episodes}")
     return found

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from embodied.structs import Episode, Episodes, Spec
 from embodied_datasets import npz_layout
 from embodied_datasets.budget import MAX_BYTES, damaged
-from embodied_datasets.episode_facts import NAME, Facts
+from embodied_datasets.episode_facts import NAME, Facts, unseen
 from embodied_datasets.faults import Report, refuse
 from embodied_datasets.flat import (
     Flat,
@@ -61,8 +61,8 @@ class NpzFormat:
         return FlatWriter(path, spec, npz_layout.NpzLayout(**options))
 
     def losses(self, spec: Spec, episode: Episode) -> Sequence[str]:
-        """Nothing: what arrays cannot hold stands in the array `embodied`."""
-        return ()
+        """Nothing; but what stands in the array `embodied`, only this project finds again."""
+        return unseen(episode)
 
 
 FORMAT = NpzFormat()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from embodied.structs import Episode, Episodes, Spec
 from embodied_datasets.budget import MAX_BYTES, Budget, array_bytes, damaged
-from embodied_datasets.episode_facts import NAME, Facts
+from embodied_datasets.episode_facts import NAME, Facts, unseen
 from embodied_datasets.faults import Report, refuse
 from embodied_datasets.flat import (
     Flat,
@@ -56,8 +56,8 @@ class ZarrReplay:
         return FlatWriter(path, spec, ZarrLayout(**options))
 
     def losses(self, spec: Spec, episode: Episode) -> Sequence[str]:
-        """Nothing: what arrays cannot hold stands in the array `meta/embodied`."""
-        return ()
+        """Nothing; but what stands in the array `meta/embodied`, only this project finds again."""
+        return unseen(episode)
 
 
 FORMAT = ZarrReplay()
@@ -93,7 +93,9 @@ def read_zarr(
     ends = _numbers(store, _ENDS, Budget(max_bytes, path))
     arrays = {name: open_array(store, f"data/{name}", max_bytes) for name in store.arrays("data")}
     if facts is not None:
-        columns = _load(store, {role: arrays.get(n) for n, role in facts.columns.items()}, max_bytes)
+        columns = _load(
+            store, {role: arrays.get(n) for n, role in facts.columns.items()}, max_bytes
+        )
         flat, spec = _ours(store, columns, ends, facts, max_bytes), facts.spec
         check_spec(path, columns, spec)
     else:
@@ -125,9 +127,7 @@ def _numbers(store: Store, name: str, budget: Budget) -> Array:
     return array[:]
 
 
-def _load(
-    store: Store, arrays: Mapping[str, ZarrArray | None], max_bytes: int
-) -> dict[str, Any]:
+def _load(store: Store, arrays: Mapping[str, ZarrArray | None], max_bytes: int) -> dict[str, Any]:
     """Columns by role: images stay where they are, numbers are read."""
     budget = Budget(max_bytes, store.path)
     columns: dict[str, Any] = {}
@@ -199,7 +199,11 @@ def _ours(
 
     def final(index: int) -> dict[str, Array]:
         known = facts.roles(index)
-        return {name: x[index].copy() for name, x in group(last, "final/").items() if f"final/{name}" in known}
+        return {
+            name: x[index].copy()
+            for name, x in group(last, "final/").items()
+            if f"final/{name}" in known
+        }
 
     return Flat(columns, starts, lengths, facts.fields, final, facts.roles)
 
@@ -216,5 +220,3 @@ def _check_images(path: Path, flat: Flat, max_bytes: int) -> None:
     for camera, column in group(flat.columns, "images/").items():
         shape = (int(flat.lengths.max()), *column.shape[1:])
         Budget(max_bytes, path).take(array_bytes(shape, column.dtype), f"data/{camera}")
-
-
