@@ -66,10 +66,8 @@ def check_numbers(
     Arrays of Python objects would have to be unpickled, which runs code that the file chooses.
     """
     if dtype.hasobject:
-        message = (
-            f"has dtype {dtype}: Python objects, which only pickle can read and which run code"
-        )
-        remedy = "write numbers instead; this project reads no pickle"
+        message = f"has dtype {dtype}: Python objects, which only pickle reads"
+        remedy = "write numbers instead; pickle runs code, and this project reads none"
         raise DataError(Fault("E_DATA_PICKLE", message, remedy, file=file, field=field))
     plain = dtype.names is None and dtype.subdtype is None
     if not plain or dtype.kind not in ("biufSU" if text else "biuf"):

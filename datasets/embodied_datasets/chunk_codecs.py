@@ -14,6 +14,7 @@ from typing import Any
 from embodied_datasets.budget import damaged
 from embodied_datasets.faults import DataError, Fault
 
+_ERRORS = (ValueError, RuntimeError, EOFError, OSError, zlib.error, lzma.LZMAError, struct.error)
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -38,16 +39,8 @@ def unpack(codec: str, packed: bytes, size: int, file: Path, field: str) -> byte
         plain = _CODECS[codec](packed, size)
         if len(plain) != size:
             raise ValueError(f"{len(plain)} bytes where {size} belong")
-    except (
-        ValueError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        zlib.error,
-        lzma.LZMAError,
-        struct.error,
-    ) as e:
-        raise damaged(file, f"cannot be unpacked ({e})", field=field) from e
+    except _ERRORS as error:
+        raise damaged(file, f"cannot be unpacked ({error})", field=field) from error
     return plain
 
 
@@ -68,7 +61,7 @@ def _lzma(packed: bytes, size: int) -> bytes:
 
 
 def _blosc(packed: bytes, size: int) -> bytes:
-    # The header of Blosc 1: version, version of the codec, flags, typesize, nbytes, blocksize, cbytes
+    # Blosc 1: version, version of the codec, flags, typesize, then nbytes, blocksize, cbytes.
     _, _, _, _, declared, _, stored = struct.unpack_from("<4B3I", packed)
     _require(declared == size and stored == len(packed), declared, size)
     return bytes(_numcodecs("blosc").decompress(packed))
@@ -108,7 +101,7 @@ def _numcodecs(module: str) -> Any:
         return importlib.import_module(f"numcodecs.{module}")
     except ImportError as error:
         raise ImportError(
-            f"{module} chunks need numcodecs; install it with: pip install 'embodied-policies[data]'"
+            f"{module} chunks need numcodecs; install with: pip install 'embodied-policies[data]'"
         ) from error
 
 

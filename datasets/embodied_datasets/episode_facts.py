@@ -140,10 +140,11 @@ class Facts:
         if end - start > _MAX_LINE:
             raise damaged(self._file, f"has a line of {end - start} bytes", field=NAME)
         try:
-            return _typed(dict, json.loads(self._bytes[start:end].tobytes()))
+            line: dict[str, Any] = _typed(dict, json.loads(self._bytes[start:end].tobytes()))
         except (ValueError, TypeError, RecursionError) as error:
             message = f"line {number} is no JSON object ({error})"
             raise damaged(self._file, message, field=NAME) from error
+        return line
 
 
 def _typed(kind: type, value: Any) -> Any:

@@ -104,7 +104,7 @@ class FlatEpisodes:
         columns = {
             role: column for role, column in flat.columns.items() if known is None or role in known
         }
-        numbers = {
+        numbers: dict[str, Any] = {
             role: np.array(columns[role][rows], np.float32) for role in _NUMBERS if role in columns
         }
         images = {name: _taker(x, rows) for name, x in group(columns, "images/").items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,32 +20,18 @@ from embodied_datasets.pictures import decode_pictures
 from embodied_datasets.protobuf import Feature, parse_example
 from embodied_datasets.rlds_features import (
     STEPS,
-    Leaf,
     count_steps,
     guess_features,
     read_features,
     to_array,
     to_texts,
 )
+from embodied_datasets.rlds_layout import choose_features, width
 from embodied_datasets.tfrecord import Record, find_records, read_record
 
-_STATES = ("observation/state", "observation/proprio")
-_TEXTS = ("language_instruction", "observation/natural_language_instruction")
-_MARKS = ("is_first", "is_last", "is_terminal")
 _MAX_FACT = 4096
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Which features make up what: names without "steps/"."""
-
-    state: Sequence[str]
-    action: Sequence[str]
-    text: str | None
-    cameras: Mapping[str, str]
-    extras: Sequence[str]
 
 
 class RLDSEpisodes:
@@ -91,15 +76,13 @@ class RLDSEpisodes:
         self._records = [record for file in files for record in find_records(file)]
         if not self._records:
             raise damaged(root, "holds no record")
-        self._instruction = (
-            instruction or files[0].name.partition(".")[0].rpartition("-")[0] or "rlds"
-        )
+        self._instruction = instruction or files[0].name.partition(".")[0]
         first = self._parse(self._records[0])
         described = files[0].parent / "features.json"
         self._leaves = (
             read_features(described) if described.is_file() else guess_features(first, files[0])
         )
-        self._layout = _choose(root, self._leaves, state, action)
+        self._layout = choose_features(root, self._leaves, state, action)
         low, high = action_bounds or self._bounds()
         self.spec = self._make_spec(low, high, rate_hz)
 
@@ -136,20 +119,19 @@ class RLDSEpisodes:
         low, high = np.inf, -np.inf
         for index, record in enumerate(self._records):
             features = self._parse(record)
-            episode = self._numbers(
-                index, record.file, features, count_steps(features, record.file)
-            )
+            steps = count_steps(features, record.file)
+            episode = self._numbers(index, record.file, features, steps)
             low = np.minimum(low, episode["action"].min(0))
             high = np.maximum(high, episode["action"].max(0))
         return np.asarray(low), np.asarray(high)
 
     def _make_spec(self, low: Any, high: Any, rate_hz: float) -> Spec:
         layout, leaves = self._layout, self._leaves
-        parts = {name: _width(leaves[STEPS + name]) for name in layout.state}
+        parts = {name: width(leaves[STEPS + name]) for name in layout.state}
         cameras = {name: leaves[STEPS + path].shape[:2] for name, path in layout.cameras.items()}
         return Spec(
             state_dim=sum(parts.values()),
-            action_dim=sum(_width(leaves[STEPS + name]) for name in layout.action),
+            action_dim=sum(width(leaves[STEPS + name]) for name in layout.action),
             action_low=tuple(np.asarray(low, np.float32).tolist()),
             action_high=tuple(np.asarray(high, np.float32).tolist()),
             rate_hz=rate_hz,
@@ -171,9 +153,8 @@ class RLDSEpisodes:
             flat = [array.reshape(steps, -1).astype(np.float32) for array in arrays]
             found[role] = np.concatenate([np.zeros((steps, 0), np.float32), *flat], 1)
         if f"{STEPS}reward" in self._leaves:
-            found["reward"] = self._array(file, features, f"{STEPS}reward", steps).astype(
-                np.float32
-            )
+            reward = self._array(file, features, f"{STEPS}reward", steps)
+            found["reward"] = reward.reshape(steps).astype(np.float32)
 
         def located(fault: Fault) -> None:
             self._report(Fault(**{**vars(fault), "episode": index}))
@@ -185,8 +166,9 @@ class RLDSEpisodes:
         steps = count_steps(features, file)
         instruction, subtasks = self._language(file, features, steps)
         terminal = self._ending(index, file, features, steps)
+        numbers: dict[str, Any] = {**self._numbers(index, file, features, steps)}
         return Episode(
-            **self._numbers(index, file, features, steps),
+            **numbers,
             instruction=instruction,
             images=Lazy(self._images(file, features, steps)),
             terminated=terminal is True,
@@ -257,54 +239,3 @@ def _decoder(
     pictures: Sequence[bytes], size: tuple[int, int], file: Path, field: str
 ) -> Callable[[], Array]:
     return lambda: decode_pictures(pictures, size, file, field)
-
-
-def _width(leaf: Leaf) -> int:
-    return int(np.prod(leaf.shape, dtype=np.int64))
-
-
-def _choose(
-    root: Path,
-    leaves: Mapping[str, Leaf],
-    state: Sequence[str] | None,
-    action: Sequence[str] | None,
-) -> _Layout:
-    steps = {n.removeprefix(STEPS): leaf for n, leaf in leaves.items() if n.startswith(STEPS)}
-    numbers = [name for name, leaf in steps.items() if leaf.kind == "number"]
-    chosen = state or [name for name in _STATES if name in numbers][:1]
-    if state is None and not chosen:
-        chosen = sorted(name for name in numbers if _is_state(name, steps[name]))
-    acted = action or (["action"] if "action" in numbers else [])
-    if action is None and not acted:
-        acted = sorted(name for name in numbers if name.startswith("action/"))
-    unknown = sorted({*chosen, *acted} - set(numbers))
-    if unknown or not acted:
-        message = f"has no {unknown or 'action'} among {numbers}; name features with action, state"
-        raise damaged(root, message, field="steps")
-    images = [name for name, leaf in steps.items() if _is_camera(leaf)]
-    used = {*chosen, *acted, *_MARKS, "reward"}
-    texts = [name for name in _TEXTS if name in steps and steps[name].kind == "text"]
-    extras = [name for name in numbers if name not in used]
-    return _Layout(chosen, acted, texts[0] if texts else None, _cameras(images), extras)
-
-
-def _is_state(name: str, leaf: Leaf) -> bool:
-    vector = leaf.dtype.kind == "f" and len(leaf.shape) == 1
-    return name.startswith("observation/") and vector and "embedding" not in name
-
-
-def _is_camera(leaf: Leaf) -> bool:
-    shape = leaf.shape
-    return (
-        leaf.kind == "image"
-        and len(shape) == 3
-        and shape[2] in (1, 3, 4)
-        and leaf.dtype == np.uint8
-    )
-
-
-def _cameras(paths: Sequence[str]) -> dict[str, str]:
-    """Camera -> feature; the last part of its name, or all of it where that is not enough."""
-    short = [path.rpartition("/")[2] for path in paths]
-    named = short if len(set(short)) == len(short) else [path.replace("/", ".") for path in paths]
-    return dict(zip(named, paths, strict=True))

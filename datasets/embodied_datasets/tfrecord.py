@@ -30,7 +30,7 @@ class Record:
 
 def find_records(path: Path) -> list[Record]:
     """All records of a file, found by their lengths alone; DataError where the file is damaged."""
-    records = []
+    records: list[Record] = []
     size = path.stat().st_size
     with path.open("rb") as file:
         while (offset := file.tell()) < size:

@@ -146,7 +146,8 @@ class ZarrArray:
 
     def __getitem__(self, rows: slice | int) -> NDArray[Any]:
         if isinstance(rows, int):
-            return self[rows : rows + 1][0]
+            row: NDArray[Any] = self[rows : rows + 1][0]
+            return row
         start, stop, _ = rows.indices(len(self))
         shape = (max(0, stop - start), *self.shape[1:])
         size = array_bytes(shape, self.dtype)

@@ -195,14 +195,16 @@ def _load(
 def _closed(events: Array, starts: Array, rows: Array) -> NDArray[np.float32]:
     """(N,) 1 where the button was pressed an odd number of times since the episode began."""
     presses = np.cumsum(events > 0)
-    before = presses[starts] - (events[starts] > 0)
-    return ((presses - np.repeat(before, rows)) % 2).astype(np.float32)
+    before: Array = presses[starts] - (events[starts] > 0)
+    closed: Array = (presses - np.repeat(before, rows)) % 2
+    return closed.astype(np.float32)
 
 
 def _next_row(starts: Array, rows: Array) -> NDArray[np.int64]:
     """(N,) the row that follows each; the last of an episode follows itself."""
-    last = np.repeat(starts + rows - 1, rows)
-    return np.minimum(np.arange(len(last)) + 1, last)
+    last: Array = np.repeat(starts + rows - 1, rows)
+    following: NDArray[np.int64] = np.minimum(np.arange(len(last)) + 1, last)
+    return following
 
 
 def _finals(columns: Mapping[str, Array], last: Array) -> Any:
@@ -212,7 +214,9 @@ def _finals(columns: Mapping[str, Array], last: Array) -> Any:
 
 def _fields(source: _Source, presses: Array, held: tuple[int, str]) -> list[dict[str, Any]]:
     lists = _utterances(source.words, len(presses))
-    kept, kept_out = hold_out(sorted({*sum(lists, [])}), held[0], _SEED, source.task)
+    kept, kept_out = hold_out(
+        sorted({text for texts in lists for text in texts}), held[0], _SEED, source.task
+    )
     allowed = set(kept_out if held[1] == "held_out" else kept)
     fields = []
     for index, texts in enumerate(lists):

@@ -108,6 +108,16 @@ def _labels(npz: Npz, pairs: int, report: Report) -> dict[str, Array]:
         if len(bad):
             message = f"is {values[bad[0]]} for pair {bad[0]}, expected 0, 0.5 or 1"
             remedy = "drop or correct these pairs"
-            place = {"file": npz.path, "episode": 2 * int(bad[0]), "field": name}
-            report(Fault("E_DATA_LABEL", message, remedy, count=len(bad), **place))
+            episode = 2 * int(bad[0])
+            report(
+                Fault(
+                    "E_DATA_LABEL",
+                    message,
+                    remedy,
+                    file=npz.path,
+                    episode=episode,
+                    field=name,
+                    count=len(bad),
+                )
+            )
     return labels

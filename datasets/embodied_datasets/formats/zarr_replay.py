@@ -160,7 +160,8 @@ class _Rounded:
         if not ((values >= 0) & (values <= 255)).all():
             message = f"holds pixels from {values.min()} to {values.max()}, expected 0 to 255"
             raise damaged(self._array.store.path, message, field=self._array.name)
-        return np.rint(values).astype(np.uint8)
+        pixels: NDArray[np.uint8] = np.rint(values).astype(np.uint8)
+        return pixels
 
 
 def _roles(
