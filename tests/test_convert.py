@@ -4,6 +4,8 @@ import dataclasses
 import multiprocessing
 import random
 import re
+import runpy
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,6 +33,7 @@ SPEC = Spec(
 SUFFIX = {"npz": ".npz", "ogbench": ".npz", "zarr": ".zarr.zip"} | dict.fromkeys(
     ("robomimic", "d4rl"), ".hdf5"
 )
+SCRIPT = Path(__file__).parents[1] / "scripts" / "convert.py"
 OURS = ("npz", "ogbench", "zarr")
 FIELDS = [field.name for field in dataclasses.fields(Episode)]
 
@@ -211,26 +214,28 @@ def test_a_conversion_that_is_killed_goes_on_to_the_same_bytes(
 ) -> None:
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["embodied_datasets.convert"])
-    target, rng = tmp_path / f"killed{SUFFIX[name]}", random.Random(0)
-    start = time.monotonic()
-    undisturbed = tmp_path / f"whole{SUFFIX[name]}"
+    target, undisturbed = (tmp_path / f"{each}{SUFFIX[name]}" for each in ("killed", "whole"))
     convert(source, undisturbed, to=name)
-    duration, kept = time.monotonic() - start, set()
-    for _ in range(6):
+    rng = random.Random(0)
+    for num_episodes in [*sorted(rng.sample(range(1, 40), 4)), 40, 40]:
         child = processes.Process(target=convert, args=(source, target), kwargs={"to": name})
         child.start()
-        child.join(rng.uniform(0.1, 1) * duration)
+        while child.is_alive() and _num_waiting(tmp_path) < num_episodes:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.02 if num_episodes < 40 else 0.2))
         child.kill()
         child.join()
-        kept.add(len(list(tmp_path.glob(f".converting-{target.name}/.*.incoming/*.npz"))))
         if target.exists():
             break
+        assert _num_waiting(tmp_path) >= num_episodes
         assert list(tmp_path.glob("[!.]*")) == [undisturbed]
-    if not target.exists():
-        convert(source, target, to=name)
-    assert len(kept) > 1  # kills came at different moments
+    else:
+        assert convert(source, target, to=name).num_kept == 40
     assert _tree(target) == _tree(undisturbed)
-    assert not list(tmp_path.glob(".*"))
+
+
+def _num_waiting(folder: Path) -> int:
+    return len(list(folder.glob(".converting-*/.*.incoming/[!.]*.npz")))
 
 
 def test_a_conversion_that_failed_goes_on_with_what_it_had(
@@ -327,18 +332,23 @@ def test_a_target_that_reads_otherwise_than_it_should_is_not_put_in_place(
 
 
 def test_the_command_says_what_it_did_and_what_is_lost(
-    command: Any, source: Path, tmp_path: Path
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = (str(source), str(tmp_path / "b.zarr"), "--to", "zarr", "--episodes", "0:3")
-    done = command("scripts/convert.py", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert "3 episodes, 15 steps in" in done.stdout
-    assert "lost: instruction: others do not see it" in done.stdout
-    assert "3/3" in done.stderr  # the progress bar
-    again = command("scripts/convert.py", *arguments)
-    assert again.returncode == 1
-    assert again.stderr.startswith("error: ")
-    assert again.stderr.count("\n") == 1
+    arguments = [str(source), str(tmp_path / "b.zarr"), "--to", "zarr", "--episodes", "0:3"]
+    monkeypatch.setattr(sys, "argv", ["convert.py", *arguments])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    said = capsys.readouterr()
+    assert "3 episodes, 15 steps in" in said.out
+    assert "lost: instruction: others do not see it" in said.out
+    assert "3/3" in said.err  # the progress bar
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
 
 
 def test_a_conversion_reports_itself(source: Path, tmp_path: Path) -> None:
