@@ -81,7 +81,8 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo], max_entries: int)
 def leads_out(name: str) -> bool:
     """Whether a relative name could denote something outside the folder that it is relative to."""
     path = PurePosixPath(name.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or "\0" in name or ":" in path.parts[:1]
+    drive = name[1:2] == ":"
+    return path.is_absolute() or ".." in path.parts or "\0" in name or drive
 
 
 def data_offset(path: Path, member: zipfile.ZipInfo) -> int:
