@@ -27,17 +27,17 @@ _MAX_ITEMS = 2**20
 def parse_example(data: bytes) -> dict[str, Feature]:
     """The features of an Example by name; ValueError where the bytes are no Example."""
     found: dict[str, Feature] = {}
-    for features in _messages(memoryview(data)):
-        for entry in _messages(features):
-            name, value = b"", memoryview(b"")
-            for number, wire, payload in _fields(entry):
-                if number == 1 and wire == _BYTES:
-                    name = bytes(payload)
-                elif number == 2 and wire == _BYTES:
-                    value = payload
-            found[name.decode("utf-8")] = _feature(value)
-            if len(found) > _MAX_FEATURES:
-                raise ValueError(f"an example has more than {_MAX_FEATURES} features")
+    entries = (entry for features in _messages(memoryview(data)) for entry in _messages(features))
+    for count, entry in enumerate(entries):
+        if count == _MAX_FEATURES:
+            raise ValueError(f"an example has more than {_MAX_FEATURES} features")
+        name, value = b"", memoryview(b"")
+        for number, wire, payload in _fields(entry):
+            if number == 1 and wire == _BYTES:
+                name = bytes(payload)
+            elif number == 2 and wire == _BYTES:
+                value = payload
+        found[name.decode("utf-8")] = _feature(value)
     return found
 
 

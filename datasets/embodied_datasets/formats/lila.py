@@ -22,7 +22,7 @@ from embodied_datasets.faults import Report, refuse
 from embodied_datasets.flat import Flat, FlatEpisodes, check_shapes, make_spec, split
 from embodied_datasets.formats import Writer
 from embodied_datasets.npz_safe import Npz
-from embodied_datasets.wordings import choose, hold_out
+from embodied_datasets.wordings import canonical, choose, hold_out
 
 _FILE = re.compile(r"(il|lila)__([\w-]+)\.npz")
 _JOINTS = ("joint_pos", "joint_vel", "joint_torque")
@@ -95,18 +95,22 @@ def read_lila(
     """
     _check_options(action, state, files, held_out_utterances, wording)
     sources = _sources(path, tasks, files)
-    held = (held_out_utterances, wording)
-    parts = [_load(source, action, state, gripper, held, max_bytes) for source in sources]
+    said = _said(path, {source.task for source in sources})
+    allowed = _allowed(said, held_out_utterances, wording)
+    parts = [_load(source, action, state, gripper, max_bytes) for source in sources]
     columns = {
         role: np.concatenate([part.columns[role] for part in parts]) for role in parts[0].columns
     }
     rows = np.concatenate([part.rows for part in parts])
     starts = np.cumsum(rows) - rows
-    fields = [each for part in parts for each in part.fields]
+    pairs = zip(sources, parts, strict=True)
+    fields = [
+        x for each, part in pairs for x in _fields(each, part, said[each], allowed[each.task])
+    ]
     sizes = {name: 7 for name in state} | ({"gripper": 1} if gripper else {})
     spec = make_spec(columns, _RATE_HZ, sizes if len(sizes) > 1 else None)
     flat = Flat(columns, starts, rows - 1, fields.__getitem__, _finals(columns, starts + rows - 1))
-    options = [action, list(state), gripper, *held]
+    options = [action, list(state), gripper, held_out_utterances, wording]
     read = [file for source in sources for file in (source.npz, source.words)]
     return FlatEpisodes(path, flat, spec, files=read, options=options, report=report)
 
@@ -124,11 +128,11 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Part:
-    """One file's rows, its episodes' numbers of rows, and their other fields."""
+    """One file's rows, and its episodes' numbers of rows and of presses of the button."""
 
     columns: Mapping[str, Array]
     rows: NDArray[np.int64]
-    fields: list[dict[str, Any]]
+    presses: NDArray[np.int64]
 
 
 def _check_options(
@@ -147,17 +151,38 @@ def _check_options(
         )
 
 
-def _sources(path: Path, tasks: Sequence[str] | None, files: Sequence[str]) -> list[_Source]:
+def _find(path: Path) -> list[_Source]:
     matches = [(file, _FILE.fullmatch(file.name)) for file in sorted(path.glob("*.npz"))]
-    found = [_Source(file, match[1], match[2]) for file, match in matches if match]
-    known = sorted({source.task for source in found if source.kind in files})
+    return [_Source(file, match[1], match[2]) for file, match in matches if match]
+
+
+def _sources(path: Path, tasks: Sequence[str] | None, files: Sequence[str]) -> list[_Source]:
+    found = [source for source in _find(path) if source.kind in files]
+    known = sorted({source.task for source in found})
     unknown = sorted(set(tasks or ()) - set(known))
     if unknown or not known:
-        raise ValueError(
-            f"{path} has no tasks {unknown} in its files {list(files)}; it has {known}"
-        )
-    chosen = known if tasks is None else tasks
-    return [source for source in found if source.kind in files and source.task in chosen]
+        raise ValueError(f"{path} has no tasks {unknown} in {list(files)}; it has {known}")
+    return [source for source in found if tasks is None or source.task in tasks]
+
+
+def _said(path: Path, tasks: set[str]) -> dict[_Source, list[list[str]]]:
+    """What people said of each episode, in all files of the tasks: what is held out must not
+    depend on which of them are trained on."""
+    return {source: _utterances(source.words) for source in _find(path) if source.task in tasks}
+
+
+def _allowed(
+    said: Mapping[_Source, list[list[str]]], count: int, wording: str
+) -> dict[str, set[str]]:
+    """Task -> the texts of a view. What any task holds out, no task trains on."""
+    texts: dict[str, set[str]] = {}
+    for source, lists in said.items():
+        texts.setdefault(source.task, set()).update(text for each in lists for text in each)
+    held = {task: set(hold_out(sorted(x), count, _SEED, task)[1]) for task, x in texts.items()}
+    if wording == "held_out":
+        return held
+    forms = {canonical(text) for each in held.values() for text in each}
+    return {task: {text for text in x if canonical(text) not in forms} for task, x in texts.items()}
 
 
 def _load(
@@ -165,7 +190,6 @@ def _load(
     action: str,
     state: Sequence[str],
     gripper: bool,
-    held: tuple[int, str],
     max_bytes: int,
 ) -> _Part:
     npz = Npz(source.npz, max_bytes=max_bytes)
@@ -188,8 +212,7 @@ def _load(
         **{f"extras/{name}": recorded[name] for name in _JOINTS if name not in state},
     }
     check_shapes(source.npz, columns)
-    presses = np.add.reduceat(events > 0, starts)
-    return _Part(columns, rows, _fields(source, presses, held))
+    return _Part(columns, rows, np.add.reduceat((events > 0).astype(np.int64), starts))
 
 
 def _closed(events: Array, starts: Array, rows: Array) -> NDArray[np.float32]:
@@ -212,36 +235,35 @@ def _finals(columns: Mapping[str, Array], last: Array) -> Any:
     return lambda index: {name: x[last[index]].copy() for name, x in names.items()}
 
 
-def _fields(source: _Source, presses: Array, held: tuple[int, str]) -> list[dict[str, Any]]:
-    lists = _utterances(source.words, len(presses))
-    kept, kept_out = hold_out(
-        sorted({text for texts in lists for text in texts}), held[0], _SEED, source.task
-    )
-    allowed = set(kept_out if held[1] == "held_out" else kept)
+def _fields(
+    source: _Source, part: _Part, said: Sequence[Sequence[str]], allowed: set[str]
+) -> list[dict[str, Any]]:
+    """Of each episode, what is no array."""
+    if len(said) != len(part.rows):
+        message = f"tells of {len(said)} episodes, but there are {len(part.rows)}"
+        raise damaged(source.words, message)
     fields = []
-    for index, texts in enumerate(lists):
+    for index, texts in enumerate(said):
         offered = [text for text in dict.fromkeys(texts) if text in allowed]
         if not offered:
-            message = f"has no utterance of the view {held[1]!r}"
-            raise damaged(source.words, message, episode=index)
-        name = f"{source.kind}/{source.task}/{index}"
+            raise damaged(source.words, "has no utterance of this view", episode=index)
         fields.append(
             {
-                "instruction": choose(offered, name),
+                "instruction": choose(offered, f"{source.kind}/{source.task}/{index}"),
                 "annotations": tuple(Annotation("task_aug", text, role="user") for text in offered),
                 "info": {
                     "task": source.task,
                     "file": source.kind,
                     "recording": index,
-                    "gripper_events": int(presses[index]),
+                    "gripper_events": int(part.presses[index]),
                 },
             }
         )
     return fields
 
 
-def _utterances(path: Path, episodes: int) -> list[list[str]]:
-    """What people said of each episode."""
+def _utterances(path: Path) -> list[list[str]]:
+    """A list of texts for each episode."""
     if path.stat().st_size > _MAX_JSON:
         raise damaged(path, f"takes more than {_MAX_JSON} bytes")
     found: list[list[str]] = []
@@ -255,6 +277,4 @@ def _utterances(path: Path, episodes: int) -> list[list[str]]:
         raise damaged(
             path, f"line {len(found) + 1} is not what was expected ({error!r})"
         ) from error
-    if len(found) != episodes:
-        raise damaged(path, f"tells of {len(found)} episodes, but there are {episodes}")
     return found
