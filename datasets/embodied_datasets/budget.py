@@ -48,7 +48,7 @@ class Budget:
             asked = self.max_bytes - self._left + size
             raise DataError(
                 Fault(
-                    "E_DATA_TOO_LARGE",
+                    "E_DATA_BUDGET",
                     f"takes {asked} bytes once decoded, more than max_bytes = {self.max_bytes}",
                     "raise max_bytes if you trust the data and have the memory",
                     file=self._file,

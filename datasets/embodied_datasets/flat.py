@@ -200,7 +200,7 @@ def check_finite(
             episode = int(np.searchsorted(starts, bad[0], side="right")) - 1
             report(
                 Fault(
-                    "E_DATA_NOT_FINITE",
+                    "E_DATA_NONFINITE",
                     f"is not finite in {len(bad)} frames",
                     "drop or repair the episode",
                     file=file,

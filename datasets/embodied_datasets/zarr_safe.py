@@ -154,7 +154,7 @@ class ZarrArray:
         if size > self.max_bytes:
             message = f"takes {size} bytes, more than max_bytes = {self.max_bytes}"
             remedy = "raise max_bytes if you trust the data and have the memory"
-            fault = Fault("E_DATA_TOO_LARGE", message, remedy, file=self.store.path)
+            fault = Fault("E_DATA_BUDGET", message, remedy, file=self.store.path)
             raise DataError(fault)
         out = np.full(shape, self.fill, self.dtype)
         grid = [-(-size // chunk) for size, chunk in zip(self.shape, self.chunks, strict=True)]

@@ -57,7 +57,7 @@ def _check_directory(path: Path, max_entries: int) -> None:
     if entries > max_entries or length > max_entries * _BYTES_PER_ENTRY:
         raise DataError(
             Fault(
-                "E_DATA_TOO_LARGE",
+                "E_DATA_BUDGET",
                 f"lists {entries} members in {length} bytes, more than {max_entries} members",
                 "unpack the archive if you trust it, and read the folder",
                 file=path,
