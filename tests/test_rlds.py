@@ -291,6 +291,18 @@ def test_splits_are_chosen_and_missing_shards_noticed(tmp_path: Path) -> None:
         open_episodes(tmp_path, split="test")
 
 
+def test_shards_hold_what_the_set_s_description_counts(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a", [_steps(), _steps()])
+    info = path / "dataset_info.json"
+    for counts in (["2"], ["3"], "x"):
+        info.write_text(json.dumps({"splits": [{"name": "train", "shardLengths": counts}]}))
+        if counts == ["2"]:
+            assert len(open_episodes(path)) == 2
+            continue
+        with pytest.raises(DataError, match=r"says 3|how long"):
+            open_episodes(path)
+
+
 def test_known_bounds_save_the_look_at_every_record(tmp_path: Path) -> None:
     path = _write(tmp_path / "a", [_steps(), _steps()])
     file = next(path.iterdir())
@@ -300,8 +312,9 @@ def test_known_bounds_save_the_look_at_every_record(tmp_path: Path) -> None:
     found = open_episodes(path, action_bounds=((-1, -1), (1, 1)))
     assert found.spec.action_high == (1, 1)
     assert len(found[0]) == 4
-    with pytest.raises(DataError, match="checksum"):
+    with pytest.raises(DataError, match="checksum") as caught:
         found[1]
+    assert caught.value.fault.episode == 1
     with pytest.raises(DataError, match="checksum"):
         open_episodes(path)
 

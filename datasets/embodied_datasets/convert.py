@@ -24,6 +24,7 @@ from tqdm import tqdm
 from embodied.structs import Episode, Episodes
 from embodied_datasets.flat import Lazy
 from embodied_datasets.formats import Format, Writer, all_formats, find_format
+from embodied_datasets.staging import sync
 
 _STATE = "conversion.json"
 
@@ -89,10 +90,15 @@ def convert(
             writer.add(key, episode)
         writer.finalize()
     num_steps = _compare(chosen, form.open(written), target)
-    os.rename(written, target)
+    _put_in_place(written, target)
     losses = tuple(json.loads(state.read_text())["losses"])
     shutil.rmtree(work)
     return Conversion(target, len(chosen), num_steps, kept, losses)
+
+
+def _put_in_place(written: Path, target: Path) -> None:
+    os.rename(written, target)
+    sync(target.absolute().parent)
 
 
 class Selection:

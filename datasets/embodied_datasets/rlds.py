@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 
 from embodied.structs import Annotation, Episode, Spec
 from embodied_datasets.budget import MAX_BYTES, Budget, damaged
-from embodied_datasets.faults import Fault, Report, refuse
+from embodied_datasets.faults import DataError, Fault, Report, refuse
 from embodied_datasets.flat import Lazy, check_finite
 from embodied_datasets.pictures import decode_pictures
 from embodied_datasets.protobuf import Feature, parse_example
 from embodied_datasets.rlds_features import (
     STEPS,
+    check_counts,
     count_steps,
     guess_features,
     read_features,
@@ -73,7 +75,9 @@ class RLDSEpisodes:
     ) -> None:
         self.root, self._files, self._max_bytes, self._report = root, files, max_bytes, report
         self._options = [state, action, rate_hz, instruction, action_bounds]
-        self._records = [record for file in files for record in find_records(file)]
+        found = {file: find_records(file) for file in files}
+        check_counts(files[0].parent, {file: len(records) for file, records in found.items()})
+        self._records = [record for records in found.values() for record in records]
         if not self._records:
             raise damaged(root, "holds no record")
         self._instruction = instruction or files[0].name.partition(".")[0]
@@ -95,7 +99,10 @@ class RLDSEpisodes:
     def __getitem__(self, index: int) -> Episode:
         index = range(len(self))[index]
         record = self._records[index]
-        return self._build(index, record.file, self._parse(record))
+        try:
+            return self._build(index, record.file, self._parse(record))
+        except DataError as error:
+            raise DataError(dataclasses.replace(error.fault, episode=index)) from error
 
     @cached_property
     def fingerprint(self) -> str:
@@ -110,7 +117,7 @@ class RLDSEpisodes:
         try:
             return parse_example(read_record(record, self._max_bytes))
         except (ValueError, UnicodeDecodeError) as error:
-            if hasattr(error, "fault"):
+            if isinstance(error, DataError):
                 raise
             message = f"the record at byte {record.offset} is no tf.train.Example ({error})"
             raise damaged(record.file, message) from error
@@ -157,7 +164,7 @@ class RLDSEpisodes:
             found["reward"] = reward.reshape(steps).astype(np.float32)
 
         def located(fault: Fault) -> None:
-            self._report(Fault(**{**vars(fault), "episode": index}))
+            self._report(dataclasses.replace(fault, episode=index))
 
         check_finite(file, found, np.zeros(1, np.int64), located)
         return found

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from embodied_datasets.budget import Budget, array_bytes, check_numbers, damaged
 from embodied_datasets.chunk_codecs import unpack
+from embodied_datasets.faults import DataError
 from embodied_datasets.pictures import is_picture, picture_size
 from embodied_datasets.protobuf import Feature
 
 STEPS = "steps/"
 _MAX_JSON = 2**22
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _ENCODINGS = ("none", "bytes", "zlib")
 
 
@@ -42,12 +44,43 @@ def read_features(path: Path) -> dict[str, Leaf]:
 
     Those that no step of ours can hold (ragged sequences, unknown kinds) are left out.
     """
+    try:
+        return dict(_walk(path, _read_json(path), ""))
+    except _MALFORMED as error:
+        if isinstance(error, DataError):
+            raise
+        raise damaged(path, f"is no description of features ({error!r})") from error
+
+
+def check_counts(folder: Path, counts: Mapping[Path, int]) -> None:
+    """Raises DataError unless files hold as many records as `dataset_info.json` beside them says.
+
+    Nothing is said of files that it does not name, or without it.
+    """
+    path = folder / "dataset_info.json"
+    if not path.is_file():
+        return
+    try:
+        wanted = {
+            f"-{split['name']}.tfrecord-{shard:05d}-of-{len(split['shardLengths']):05d}": int(count)
+            for split in _read_json(path)["splits"]
+            for shard, count in enumerate(split["shardLengths"])
+        }
+    except _MALFORMED as error:
+        if isinstance(error, DataError):
+            raise
+        raise damaged(path, f"does not say how long its shards are ({error!r})") from error
+    for file, count in counts.items():
+        for ending, said in wanted.items():
+            if file.name.endswith(ending) and count != said:
+                message = f"holds {count} records, but dataset_info.json says {said}"
+                raise damaged(file, message)
+
+
+def _read_json(path: Path) -> Any:
     if path.stat().st_size > _MAX_JSON:
         raise damaged(path, f"takes more than {_MAX_JSON} bytes")
-    try:
-        return dict(_walk(path, json.loads(path.read_text(encoding="utf-8")), ""))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise damaged(path, f"is no description of features ({error!r})") from error
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _walk(path: Path, node: Mapping[str, Any], name: str) -> Iterator[tuple[str, Leaf]]:
