@@ -15,6 +15,7 @@ from embodied.data.actions import ActionSpace
 from embodied.data.adapted import Adapted
 from embodied.data.cache import Recording, cache_folder, record
 from embodied.data.describe import describe, show
+from embodied.data.mixture import mix
 from embodied.data.windows import Windows
 from embodied.data.wordings import Wordings, gather_wordings, hold_out, split_episodes
 from embodied.distributed import World
@@ -63,6 +64,7 @@ class DatasetTask:
     def check(self) -> None:
         """Raises ConfigError for counts and fractions out of range, or where no path is named."""
         check_counts(self.config, _COUNTS)
+        make_goals(self.config["source"]["goals"])
         for name, node in self.sets.items():
             if not node.get("path"):
                 key = f"source.sets.{name}.path" if name else "data.path"
@@ -88,7 +90,7 @@ class DatasetTask:
         self._train, self._held_out = windows.select(train), windows.select(held_out)
         self._chosen = held_out
         spec = self._common_spec()
-        self._table = [*describe(self._train, spec), self._held_out_row()]
+        self._table = [*describe(self._train, spec), *self._space_rows(), self._held_out_row()]
         if world.is_main:
             logger.info("%s", show(self._table))
         return TrainingData(self._train, spec, "+".join(self._fingerprints()))
@@ -124,7 +126,7 @@ class DatasetTask:
         if list(windows) == [""]:
             return windows[""]
         weights = {name: float(self.sets[name].get("weight", 1.0)) for name in windows}
-        return Windows.mix({name: (x, weights[name]) for name, x in windows.items()})
+        return mix({name: (x, weights[name]) for name, x in windows.items()})
 
     def _split(
         self, recordings: Mapping[str, Recording], words: Wordings
@@ -168,6 +170,19 @@ class DatasetTask:
 
     def _fingerprints(self) -> list[str]:
         return [episodes.fingerprint for episodes in self._adapted.values()]
+
+    def _space_rows(self) -> list[dict[str, str]]:
+        """What actions were declared to mean, and what they were turned into."""
+        return [
+            {
+                "feature": f"action space {name}".rstrip(),
+                "size": "",
+                "what is in it": f"{each.action_space}, as declared"
+                + (f"; turned into {each.to}" if each.to not in (None, each.action_space) else ""),
+            }
+            for name, each in self._adapted.items()
+            if each.action_space is not None
+        ]
 
     def _held_out_row(self) -> dict[str, str]:
         unseen = sorted(self._words.held_out)

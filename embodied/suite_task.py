@@ -18,7 +18,7 @@ from embodied.simulators import choose_backend
 from embodied.stopwatch import Stopwatch
 from embodied.structs import Episodes
 from embodied.suites import NoExpertError, Suite, check_experts, rewordings
-from embodied.tasks import Config, TrainingData
+from embodied.tasks import Config, TrainingData, make_goals
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class SuiteTask:
 
     def check(self) -> None:
         check_config(self.config, self.suite)
+        make_goals(self.config["source"]["goals"])
         choose_backend(self.config, self.suite)
 
     def load(self, world: World) -> TrainingData:

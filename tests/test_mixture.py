@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from embodied.data.goals import Goals
+from embodied.data.mixture import mix
 from embodied.data.pieces import Pieces
 from embodied.data.windows import Windows
 from embodied.noise import BatchNoise
@@ -28,7 +29,7 @@ def mixed(weights: tuple[float, float] = (3.0, 1.0), images: bool = False) -> Wi
         for e in second.episodes
     ]
     sets = {"a": Windows.load(first), "b": Windows.load(second)}
-    return Windows.mix({n: (x, w) for (n, x), w in zip(sets.items(), weights, strict=True)})
+    return mix({n: (x, w) for (n, x), w in zip(sets.items(), weights, strict=True)})
 
 
 def rows_of(windows: Windows, size: int, seed: int = 0) -> torch.Tensor:
@@ -107,7 +108,7 @@ def test_images_of_several_files_are_gathered_as_if_from_one() -> None:
 def test_rewordings_of_all_parts_are_kept() -> None:
     words = {"text 0": ("text 0", "go")}
     parts = {n: (Windows.load(Recorded([2]), rewordings=words), 1.0) for n in "ab"}
-    assert Windows.mix(parts).told == ("text 0", "go")
+    assert mix(parts).told == ("text 0", "go")
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
@@ -119,7 +120,7 @@ def test_weights_must_be_positive(weight: float) -> None:
 def test_other_columns_are_refused_naming_both() -> None:
     parts = {n: (Windows.load(Recorded([2], images=n == "b")), 1.0) for n in "ab"}
     with pytest.raises(ValueError, match=r"same columns, got {'a'.*'b'.*images\.top"):
-        Windows.mix(parts)
+        mix(parts)
 
 
 def test_a_source_of_a_mixture_resumes_and_splits() -> None:

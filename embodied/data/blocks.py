@@ -94,4 +94,6 @@ def _blocks(windows: Windows, block_bytes: int) -> Tensor:
     """(E,) which block each episode is of: consecutive episodes of about `block_bytes`."""
     frame = sum(x[:1].nbytes for x in windows.columns.values())
     before = (windows.lengths.cumsum(0) - windows.lengths) * frame
-    return torch.unique(before // block_bytes, return_inverse=True)[1]
+    number = before // block_bytes
+    is_new = torch.diff(number, prepend=number[:1]) > 0
+    return is_new.cumsum(0)

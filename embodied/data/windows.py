@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from embodied.data.cache import record
-from embodied.data.pieces import Column, join, take
+from embodied.data.pieces import Column, take
 from embodied.data.words import Words
 from embodied.structs import Batch, Condition, Episodes, Observation
 
@@ -28,7 +28,8 @@ class Windows:
         weights: (E,) how often each is drawn, relative to the others; None draws all alike.
         first, last: (N,) index of the first and last frame of each frame's episode.
         texts: the distinct instructions and their rewordings; text_index (N,) points into them.
-        sources: names of the data sets that were mixed; source_index (N,) points into them.
+        sources: names of the data sets that were mixed, whose episodes follow one another;
+            episode_source (E,) and source_index (N,) point into them.
     """
 
     def __init__(
@@ -37,16 +38,21 @@ class Windows:
         lengths: Tensor,
         instructions: Sequence[str],
         rewordings: Mapping[str, Sequence[str]] | None = None,
+        *,
+        weights: Tensor | None = None,
+        sources: tuple[str, ...] = ("",),
+        episode_source: Tensor | None = None,
     ) -> None:
         if len(lengths) != len(instructions):
             raise ValueError(f"{len(lengths)} episodes but {len(instructions)} instructions")
         self.columns = dict(columns)
-        self.weights: Tensor | None = None
-        self.sources: tuple[str, ...] = ("",)
+        self.weights, self.sources = weights, sources
         self.words = Words(instructions, rewordings)
         self.texts = self.words.texts
         self.episode_text = self.words.index(instructions)
-        self._arrange(lengths, torch.zeros(len(lengths), dtype=torch.int64))
+        if episode_source is None:
+            episode_source = torch.zeros(len(lengths), dtype=torch.int64)
+        self._arrange(lengths, episode_source)
 
     def _arrange(self, lengths: Tensor, episode_source: Tensor) -> None:
         """Lays the episodes out from frame 0."""
@@ -88,33 +94,6 @@ class Windows:
         """
         found = record(episodes, label=label, cache=cache)
         return cls(found.columns, torch.tensor(found.lengths), found.instructions, rewordings)
-
-    @classmethod
-    def mix(cls, sets: Mapping[str, tuple[Windows, float]]) -> Windows:
-        """Several data sets as one, each drawn from in the share of its weight.
-
-        Args:
-            sets: name -> windows over all episodes of a data set, and its weight > 0; within it
-                all episodes are drawn alike.
-
-        Raises ValueError listing the columns of all, where they differ.
-        """
-        parts = {name: windows for name, (windows, _) in sets.items()}
-        kinds = {name: _kinds(windows) for name, windows in parts.items()}
-        if len({tuple(sorted(each.items())) for each in kinds.values()}) > 1:
-            raise ValueError(f"mixed data sets must have the same columns, got {kinds}")
-        if bad := {name: w for name, (_, w) in sets.items() if not w > 0}:
-            raise ValueError(f"weights of data sets must be above 0, got {bad}")
-        first = next(iter(parts.values()))
-        columns = {n: join([each.columns[n] for each in parts.values()]) for n in first.columns}
-        lengths = torch.cat([each.lengths for each in parts.values()])
-        mixed = cls(columns, lengths, *_all_texts(parts.values()))
-        counts = torch.tensor([len(each.lengths) for each in parts.values()])
-        shares = torch.tensor([w for _, w in sets.values()], dtype=torch.float64)
-        mixed.weights = (shares / shares.sum() / counts).repeat_interleave(counts)
-        mixed.sources = tuple(parts)
-        mixed._arrange(lengths, torch.arange(len(parts)).repeat_interleave(counts))
-        return mixed
 
     def select(self, episodes: Sequence[int] | Tensor) -> Self:
         """The same frames, of which only these episodes are drawn from; nothing is copied."""
@@ -276,18 +255,3 @@ class Windows:
         if len(self.sources) == 1:
             return None
         return tuple(self.sources[i] for i in self.source_index[index].tolist())
-
-
-def _kinds(windows: Windows) -> dict[str, str]:
-    return {name: f"{x.dtype} {list(x.shape[1:])}" for name, x in windows.columns.items()}
-
-
-def _all_texts(parts: Collection[Windows]) -> tuple[list[str], dict[str, list[str]]]:
-    """Instructions of all episodes, and the rewordings of each in any of the data sets."""
-    instructions, rewordings = [], dict[str, list[str]]()
-    for each in parts:
-        for text in each.episode_text.tolist():
-            instructions.append(each.texts[text])
-            known = rewordings.setdefault(each.texts[text], [])
-            known += [choice for choice in each.words.choices(text) if choice not in known]
-    return instructions, rewordings

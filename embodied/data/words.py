@@ -38,7 +38,7 @@ class Words:
 
     def reached(self, texts: Tensor) -> tuple[str, ...]:
         """All that may be said for any of these recorded instructions, in the order of `texts`."""
-        found = {word for text in texts.unique().tolist() for word in self.choices(text)}
+        found = {word for text in set(texts.tolist()) for word in self.choices(text)}
         return tuple(text for text in self.texts if text in found)
 
     def say(self, text: Tensor, wording: Tensor | None) -> tuple[str, ...]:
