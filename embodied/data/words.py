@@ -21,6 +21,9 @@ class Words:
         choices = [tuple((rewordings or {}).get(text, (text,))) for text in recorded]
         self.texts = tuple(dict.fromkeys([*recorded, *itertools.chain(*choices)]))
         self.rank = {text: i for i, text in enumerate(self.texts)}
+        self._is_reworded = any(
+            each != (text,) for text, each in zip(recorded, choices, strict=True)
+        )
         self._num_choices = torch.tensor([len(each) for each in choices])
         self._choices = nn.utils.rnn.pad_sequence(
             [torch.tensor([self.rank[text] for text in each]) for each in choices],
@@ -43,6 +46,6 @@ class Words:
 
     def say(self, text: Tensor, wording: Tensor | None) -> tuple[str, ...]:
         """Strings for B recorded instructions; `wording` (B,) in [0, 1) chooses rewordings."""
-        if wording is not None:
+        if wording is not None and self._is_reworded:
             text = self._choices[text, (wording * self._num_choices[text]).long()]
-        return tuple(self.texts[i] for i in text.tolist())
+        return tuple(map(self.texts.__getitem__, text.tolist()))

@@ -5,10 +5,10 @@
 Windows have 5 states of 39 values, 10 actions of 4, and in one table two images of 128 x 128. All
 cases draw from the same episodes, in batches of 256. With images, the other side is the access
 pattern of LeRobotDataset, written here since the package cannot be installed beside ours: each
-item seeks in each camera's video to the keyframe before its frame and decodes up to it (PyAV),
-becomes float32 in [0, 1], and batches are made by `default_collate`. Its containers stay open, and
-its numbers lie in memory, which the library's do not: both are in its favour. Without images it is
-a map-style `Dataset` over arrays in memory. Last, how long training waits for its batches.
+item opens each camera's video, seeks to the keyframe before its frame and decodes up to it (PyAV),
+as float32 in [0, 1], and batches are made by `default_collate`. Its numbers lie in memory, which
+the library's do not: that is in its favour. Without images it is a map-style `Dataset` over arrays
+in memory. Last, how long training waits for its batches.
 """
 
 from __future__ import annotations
@@ -82,8 +82,7 @@ class VideoItems(Dataset[dict[str, Any]]):
 
     def __init__(self, windows: Windows, videos: Mapping[str, Path], rate_hz: float) -> None:
         self.numbers = Items(windows, **HORIZONS)
-        self.videos = {name: av.open(str(path)) for name, path in videos.items()}
-        self.rate_hz = rate_hz
+        self.videos, self.rate_hz = videos, rate_hz
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -92,14 +91,17 @@ class VideoItems(Dataset[dict[str, Any]]):
         images = {f"images.{name}": self._frame(x, index) for name, x in self.videos.items()}
         return {**self.numbers[index], **images}
 
-    def _frame(self, container: Any, index: int) -> Tensor:
-        stream = container.streams.video[0]
-        container.seek(max(0, int((index - 0.5) / self.rate_hz / stream.time_base)), stream=stream)
-        for frame in container.decode(stream):
-            if frame.time > (index - 0.5) / self.rate_hz:
-                pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
-                return torch.from_numpy(pixels).movedim(-1, 0).float() / 255
-        raise ValueError(f"no frame {index} in {container.name}")
+    def _frame(self, path: Path, index: int) -> Tensor:
+        time_s = (index - 0.5) / self.rate_hz
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            container.seek(max(0, int(time_s / stream.time_base)), stream=stream)
+            for frame in container.decode(stream):
+                if frame.time > time_s:
+                    pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+                    return torch.from_numpy(pixels).movedim(-1, 0).float() / 255
+        raise ValueError(f"no frame {index} in {path}")
 
 
 def video_batches(items: VideoItems, batch_size: int) -> Iterator[Any]:
