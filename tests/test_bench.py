@@ -103,7 +103,7 @@ def test_the_loader_benchmark_compares_ways_and_tells_how_long_training_waits(
 ) -> None:
     sizes = ("--seconds", "0", "--frames", "300", "--image-frames", "100", "--batch-size", "4")
     content = run(loader.main, tmp_path / "loader.json", *sizes, "--peer-batch-size", "2")
-    names = ("default_collate", "in memory", "memory-mapped", "from video", "made ahead")
+    names = ("default_collate", "in memory", "decoded once", "from video", "made ahead")
     check_tables(content, capsys.readouterr().out, *names)
     assert len(content["tables"]) == 3
 

@@ -205,6 +205,7 @@ def test_auto_takes_the_fastest_place_that_holds_the_data() -> None:
     assert choose("auto", 101, GPU, **sizes) == "host"
     assert choose("auto", 1001, GPU, **sizes) == "stream"
     assert choose("auto", 1000, CPU, **sizes) == "device"
+    assert choose("auto", 1000, CPU, **sizes, images=True) == "host"
     assert choose("auto", 1001, CPU, **sizes) == "stream"
     assert choose("host", 10**18, GPU) == "host"
     with pytest.raises(ValueError, match=r"placement must be one of .* got 'disk'"):

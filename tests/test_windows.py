@@ -85,6 +85,27 @@ def test_no_window_crosses_an_episode(
         assert batch.mask[i].tolist() == mask
 
 
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+    obs_horizon=st.integers(1, 4),
+    pred_horizon=st.integers(1, 8),
+)
+def test_windows_laid_out_are_the_same(
+    lengths: list[int], obs_horizon: int, pred_horizon: int
+) -> None:
+    horizons = {"obs_horizon": obs_horizon, "pred_horizon": pred_horizon}
+    chosen = sorted({0, len(lengths) - 1})
+    plain = Windows.load(Recorded(lengths), label="action").select(chosen)
+    index = plain.frames()
+    ours = plain.laid_out(**horizons).gather(index, **horizons)
+    theirs = plain.gather(index, **horizons)
+    assert torch.equal(ours.observation.state, theirs.observation.state)
+    assert torch.equal(ours.action, theirs.action)
+    # Other horizons than those that were laid out are no trouble.
+    other = plain.laid_out(**horizons).gather(index, obs_horizon=7, pred_horizon=9)
+    assert other.observation.state.shape[1] == 7
+
+
 def test_a_window_by_hand() -> None:
     windows = Windows.load(Recorded([2, 3]), label="action")
     batch = windows.gather(torch.tensor([3, 0]), obs_horizon=3, pred_horizon=3)

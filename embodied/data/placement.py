@@ -43,7 +43,8 @@ def make_source(
             others give the same batches. "auto" takes the first that fits.
         device_bytes, host_bytes: what data may take there; None means half of what is free.
     """
-    chosen = choose(placement, windows.nbytes, device, device_bytes, host_bytes)
+    images = any(name.startswith("images.") for name in windows.columns)
+    chosen = choose(placement, windows.nbytes, device, device_bytes, host_bytes, images=images)
     _log.info("data: %.3g GB, placement %s", windows.nbytes / 1e9, chosen)
     horizons = {"obs_horizon": obs_horizon, "pred_horizon": pred_horizon}
     if chosen == "stream":
@@ -57,6 +58,7 @@ def make_source(
         streamed = Offline(blocks, batch_size=batch_size, goals=goals, seed=seed, **horizons)
         return Prefetch(streamed, device)
     placed = windows.to(device) if chosen == "device" else windows
+    placed = placed.laid_out(**horizons)
     source = Offline(placed, batch_size=batch_size, goals=goals, seed=seed, **horizons)
     return source if chosen == "device" else Prefetch(source, device)
 
@@ -67,8 +69,11 @@ def choose(
     device: torch.device,
     device_bytes: int | None = None,
     host_bytes: int | None = None,
+    *,
+    images: bool = False,
 ) -> Placement:
-    """Where `nbytes` of data go; see `make_source`."""
+    """Where `nbytes` of data go; see `make_source`. On a CPU, "device" makes each batch when its
+    turn comes, which costs less than handing it over unless there are images to copy."""
     if placement not in get_args(Placement):
         raise ValueError(f"placement must be one of {get_args(Placement)}, got {placement!r}")
     if placement != "auto":
@@ -81,7 +86,9 @@ def choose(
         if nbytes <= on_device:
             return "device"
         return "host" if nbytes <= host else "stream"
-    return "device" if nbytes <= host else "stream"
+    if nbytes > host:
+        return "stream"
+    return "host" if images else "device"
 
 
 def free_memory() -> int:

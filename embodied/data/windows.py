@@ -13,6 +13,7 @@ from torch import Tensor
 
 from embodied.data.cache import record
 from embodied.data.pieces import Column, take
+from embodied.data.runs import Spans
 from embodied.data.words import Words
 from embodied.structs import Batch, Condition, Episodes, Observation
 
@@ -59,10 +60,14 @@ class Windows:
         """Lays the episodes out from frame 0."""
         ends = lengths.cumsum(0)
         self.lengths, self.starts, self.episode_source = lengths, ends - lengths, episode_source
-        facts = torch.stack([self.starts, ends - 1, self.episode_text, episode_source], dim=1)
-        # Side by side, so that a random frame costs one look at memory and not four.
+        number = torch.arange(len(lengths))
+        texts, sources = self.episode_text, episode_source
+        facts = torch.stack([self.starts, ends - 1, texts, sources, number], dim=1)
+        # Side by side, so that a random frame costs one look at memory and not five.
         self._facts = facts.repeat_interleave(lengths, dim=0)
-        self.first, self.last, self.text_index, self.source_index = self._facts.unbind(1)
+        self.first, self.last, self.text_index, self.source_index = self._facts.unbind(1)[:4]
+        self._spans = Spans(self.starts, lengths)
+        self._runs: dict[tuple[str, int], Tensor] = {}
 
     def __len__(self) -> int:
         return int(self.lengths.sum())
@@ -132,6 +137,17 @@ class Windows:
         """The same windows with the data on a device, so that gathers run there."""
         found = copy.copy(self)
         found.columns = {name: x.to(device) for name, x in self.columns.items()}
+        return found
+
+    def laid_out(self, *, obs_horizon: int, pred_horizon: int) -> Self:
+        """The same windows with states and actions stored a second time, in the way that windows
+        of these horizons are copied fastest."""
+        found = copy.copy(self)
+        state, action = self.columns["state"], self.columns["action"]
+        found._runs = {
+            ("state", obs_horizon): self._spans.lay_out(state, before=obs_horizon - 1),
+            ("action", pred_horizon): self._spans.lay_out(action, after=pred_horizon - 1),
+        }
         return found
 
     def at(self, position: int) -> Self:
@@ -216,39 +232,50 @@ class Windows:
             goal: (B,) frames to reach; None asks for no goal.
             goal_parts: of "state" and "images", what is seen of them.
         """
-        device = self.columns["state"].device
-        first, last, text, source = self._facts.index_select(0, index).unbind(1)
+        first, last, text, source, number = self._facts.index_select(0, index).unbind(1)
         ahead = index[:, None] + _steps(0, pred_horizon)
         past = torch.maximum(index[:, None] + _steps(1 - obs_horizon, 1), first[:, None])
-        past = past.to(device, non_blocking=True)
-        future = torch.minimum(ahead, last[:, None]).to(device, non_blocking=True)
         condition = Condition(language=self.words.say(text, wording))
         if goal is not None:
             condition = self._with_goal(condition, goal, goal_parts)
+        images = self._images(past[:, -(image_horizon or obs_horizon) :])
         return Batch(
-            observation=self._observation(past, image_horizon or obs_horizon),
+            observation=Observation(self._numbers("state", past, index, number), images),
             condition=condition,
-            action=take(self.columns["action"], future),
-            mask=(ahead <= last[:, None]).to(device, non_blocking=True),
+            action=self._numbers("action", torch.minimum(ahead, last[:, None]), index, number),
+            mask=(ahead <= last[:, None]).to(self._device, non_blocking=True),
             source=self._named(source),
         )
 
-    def _observation(self, frames: Tensor, image_horizon: int) -> Observation:
-        images = {
-            name.removeprefix("images."): take(x, frames[:, -image_horizon:])
-            for name, x in self.columns.items()
-            if name.startswith("images.")
-        }
-        return Observation(state=take(self.columns["state"], frames), images=images)
+    @property
+    def _device(self) -> torch.device:
+        return self.columns["state"].device
+
+    def _numbers(self, name: str, frames: Tensor, index: Tensor, number: Tensor) -> Tensor:
+        """Rows `frames` (B, W) of a column, which are the window at `index` of episode `number`."""
+        size = frames.shape[1]
+        run = self._runs.get((name, size))
+        if run is None:
+            return take(self.columns[name], frames.to(self._device, non_blocking=True))
+        rows = (index + number * (size - 1)).to(self._device, non_blocking=True)
+        return run.index_select(0, rows).view(len(rows), size, -1)
+
+    def _images(self, frames: Tensor) -> dict[str, Tensor]:
+        names = [name for name in self.columns if name.startswith("images.")]
+        if not names:
+            return {}
+        frames = frames.to(self._device, non_blocking=True)
+        return {name.removeprefix("images."): take(self.columns[name], frames) for name in names}
 
     def _with_goal(self, condition: Condition, goal: Tensor, parts: Collection[str]) -> Condition:
-        device = self.columns["state"].device
-        seen = self._observation(goal[:, None].to(device, non_blocking=True), 1)
-        images = seen.images if "images" in parts else {}
-        state = seen.state if "state" in parts else seen.state[..., :0]
+        frames = goal[:, None]
+        images = self._images(frames) if "images" in parts else {}
+        state = take(self.columns["state"], frames.to(self._device, non_blocking=True))
+        state = state if "state" in parts else state[..., :0]
         given = {"goal_state": "state" in parts, "goal_image": bool(images)}
         present = {
-            name: torch.full((len(goal),), here, device=device) for name, here in given.items()
+            name: torch.full((len(goal),), here, device=self._device)
+            for name, here in given.items()
         }
         return Condition(
             language=condition.language, goal=Observation(state, images), present=present

@@ -145,25 +145,26 @@ def image_cases(root: Path, cache: Path, frames: int, size: int, peer_size: int)
     mapped = Windows.load(dataset, label="action", cache=cache)
     plain = Windows.load(LeRobotDataset(root, cameras=[]), label="action")
     items = VideoItems(plain, videos, episodes.spec.rate_hz)
-    ours = {"batch_size": size, "image_horizon": 1, **HORIZONS}
+
+    def ours(windows: Windows) -> Offline:
+        placed = windows.laid_out(**HORIZONS)
+        return Offline(placed, batch_size=size, image_horizon=1, **HORIZONS)
+
     return [
         batches_case("frame by frame from video", video_batches(items, peer_size), peer_size),
-        batches_case("gather, in memory", Offline(memory, **ours), size),
-        batches_case("gather, decoded once to disk", Offline(mapped, **ours), size),
+        batches_case("gather, in memory", ours(memory), size),
+        batches_case("gather, decoded once to disk", ours(mapped), size),
     ]
 
 
-def state_cases(frames: int, cache: Path, size: int) -> list[Case]:
-    """The usual loader first, then ours from memory and from a memory-mapped file."""
-    episodes = RandomEpisodes(frames)
-    memory = Windows.load(episodes, label="action")
-    mapped = Windows.load(episodes, label="action", cache=cache)
+def state_cases(frames: int, size: int) -> list[Case]:
+    """The usual loader first, then ours as training has it."""
+    windows = Windows.load(RandomEpisodes(frames), label="action")
+    ours = make_source(windows, CPU, batch_size=size, seed=0, placement="device", **HORIZONS)
+    items = item_batches(Items(windows, **HORIZONS), size)
     return [
-        batches_case(
-            "Dataset + default_collate", item_batches(Items(memory, **HORIZONS), size), size
-        ),
-        batches_case("gather, in memory", Offline(memory, batch_size=size, **HORIZONS), size),
-        batches_case("gather, memory-mapped", Offline(mapped, batch_size=size, **HORIZONS), size),
+        batches_case("Dataset + default_collate", items, size),
+        batches_case("gather", ours, size),
     ]
 
 
@@ -241,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         root, cache = Path(folder) / "set", Path(folder) / "cache"
         sizes = options.batch_size, options.peer_batch_size
         tables = {
-            "States": state_cases(options.frames, cache, options.batch_size),
+            "States": state_cases(options.frames, options.batch_size),
             "States and two images": image_cases(root, cache, options.image_frames, *sizes),
         }
         for title, cases in tables.items():
