@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from embodied import experiment
 from embodied.build import ConfigError
 from embodied.checkpoint import ConfigMismatch
 from embodied.data.actions import ActionSpaceError
+from embodied.encoders.language import SentenceEncoder
 from embodied.loading import load_policy
 from embodied.loggers import read_jsonl
 from embodied.structs import Episode, Spec
 from embodied_datasets.lerobot_writer import LeRobotWriter
-from tests.conftest import compose_config
+from tests.conftest import compose_config, encode_by_string
 from tests.test_report import Page
 
 SPEC = Spec(4, 2, (-1.0, -1.0), (1.0, 1.0), 10.0)
@@ -83,6 +84,32 @@ def walks(record: Record) -> Path:
     return record("walks")
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A small run that several tests look at."""
+
+    folder: Path
+    results: dict[str, Any]
+    messages: list[str]
+
+
+@pytest.fixture(scope="module")
+def finished(walks: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder, messages = tmp_path_factory.mktemp("runs") / "run", list[str]()
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("embodied")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SentenceEncoder, "_encode", encode_by_string)
+        embodied.train(compose_config(*SMALL, f"run_dir={folder}", f"data.path={walks}"))
+    logger.removeHandler(handler)
+    logger.setLevel(before)
+    return Finished(folder, json.loads((folder / "results.json").read_text()), messages)
+
+
 @pytest.fixture
 def run(fake_language: None, tmp_path: Path) -> Run:
     """run(*overrides): results.json of a small run."""
@@ -101,8 +128,8 @@ def is_estimate(found: Mapping[str, float]) -> bool:
     return found["low"] <= found["mean"] <= found["high"] and found["episodes"] > 0
 
 
-def test_a_path_is_enough(run: Run, walks: Path, tmp_path: Path) -> None:
-    results = run(f"data.path={walks}")
+def test_a_path_is_enough(finished: Finished, walks: Path) -> None:
+    results = finished.results
     assert set(results["asked"]) == {"recorded", "wrong_instruction", "none"}
     assert set(results["baselines"]) == {"hold_last_action", "mean_action"}
     for each in results["asked"].values():
@@ -115,21 +142,19 @@ def test_a_path_is_enough(run: Run, walks: Path, tmp_path: Path) -> None:
     assert results["error"]["episodes"] == len(results["held_out"]) == 3
     assert results["fingerprint"]
     assert results["config"]["data"]["path"] == str(walks)
-    steps = [row["step"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")]
+    steps = [row["step"] for row in read_jsonl(finished.folder / "metrics.jsonl")]
     assert steps == [1, 2, 3, 4]
 
 
-def test_the_checkpoint_is_a_policy_like_any_other(run: Run, walks: Path, tmp_path: Path) -> None:
-    run(f"data.path={walks}")
-    policy, found = load_policy(tmp_path / "run", "cpu")
+def test_the_checkpoint_is_a_policy_like_any_other(finished: Finished, fake_language: None) -> None:
+    policy, found = load_policy(finished.folder, "cpu")
     assert (policy.spec.state_dim, policy.spec.action_dim, policy.spec.rate_hz) == (4, 2, 10.0)
     assert found.step == 4
     assert found.documents["data"]["fingerprint"]
 
 
-def test_the_report_shows_figures_plots_and_episodes(run: Run, walks: Path, tmp_path: Path) -> None:
-    results = run(f"data.path={walks}")
-    page = Page(tmp_path / "run" / "report.html")
+def test_the_report_shows_figures_plots_and_episodes(finished: Finished) -> None:
+    results, page = finished.results, Page(finished.folder / "report.html")
     assert "Open-loop report" in page.text
     assert f"{results['error']['mean']:.3f}" in page.text
     assert "hold last action" in page.text
@@ -140,20 +165,17 @@ def test_the_report_shows_figures_plots_and_episodes(run: Run, walks: Path, tmp_
     assert not page.named("script")
 
 
-def test_what_was_found_is_shown_before_training(
-    run: Run, walks: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO):
-        run(f"data.path={walks}", "train.steps=1")
-    table = next(text for text in caplog.messages if text.startswith("feature"))
+def test_what_was_found_is_shown_before_training(finished: Finished) -> None:
+    messages = finished.messages
+    table = next(text for text in messages if text.startswith("feature"))
     lines = {line.split()[0]: line for line in table.splitlines()}
     assert "9" in lines["episodes"]
     assert "10 Hz" in lines["frames"]
     assert "0-1 look like deltas" in lines["action"]
     assert "'go left'" in lines["instructions"]
     assert "3" in lines["held"]
-    shown = caplog.messages.index(table)
-    assert shown < next(i for i, text in enumerate(caplog.messages) if "parameters" in text)
+    shown = messages.index(table)
+    assert shown < next(i for i, text in enumerate(messages) if "parameters" in text)
 
 
 def test_a_policy_that_listens_is_told_apart_from_one_that_is_misled(run: Run, walks: Path) -> None:
@@ -260,8 +282,7 @@ def test_what_a_sweep_optimises_is_the_error(
     assert error == json.loads((tmp_path / "results.json").read_text())["error"]["mean"]
 
 
-def test_acting_in_a_world_needs_one_to_be_named(run: Run, walks: Path, tmp_path: Path) -> None:
-    run(f"data.path={walks}", "train.steps=1")
-    config = compose_config(f"checkpoint={tmp_path / 'run'}", "device=cpu", name="evaluate")
+def test_acting_in_a_world_needs_one_to_be_named(finished: Finished, fake_language: None) -> None:
+    config = compose_config(f"checkpoint={finished.folder}", "device=cpu", name="evaluate")
     with pytest.raises(ValueError, match=r"learned from recorded data \(task=dataset\)"):
         embodied.evaluate(config)
