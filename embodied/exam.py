@@ -22,6 +22,7 @@ Config = Mapping[str, Any]
 Table = Sequence[Mapping[str, str]]
 HOLD = "hold_last_action"
 RECORDED = "recorded"
+_FEW = 5  # episodes below which a bootstrap says little
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def write_exam(
         "protocol": "open-loop",
         "checkpoint": str(run / "checkpoints"),
         **figures(exam, answers),
+        "notes": _notes(answers),
         "data": [dict(row) for row in table],
         "wall_s": wall_s,
         "seed": config["seed"],
@@ -153,6 +155,17 @@ def figures(exam: Exam, answers: Answers) -> dict[str, Any]:
     }
 
 
+def _notes(answers: Answers) -> list[str]:
+    """What a reader must know to believe the intervals."""
+    count = len(answers.asked[answers.main].total)
+    if count >= _FEW:
+        return []
+    return [
+        f"Only {count} held-out episodes: the intervals are too narrow, and without width for one. "
+        "Raise data.val_fraction or record more."
+    ]
+
+
 def _by_source(exam: Exam, answers: Answers) -> dict[str, Any]:
     """The main error for each of several data sets that were mixed."""
     windows = exam.probe.windows
@@ -190,7 +203,7 @@ def summary(content: Mapping[str, Any]) -> list[str]:
     ]
     lines += [f"{k}: error {_text(each['error'])}" for k, each in content["baselines"].items()]
     lines += [f"data set {k}: error {_text(each)}" for k, each in content["by_source"].items()]
-    return lines
+    return [*lines, *content["notes"]]
 
 
 def _text(found: Mapping[str, Any], *, signed: bool = False) -> str:

@@ -206,7 +206,7 @@ def _sums(action: Tensor, batch: Batch) -> tuple[Floats, Floats]:
     """(H, A) sums of absolute errors over the rows of a batch, and (H,) how many they are of."""
     mask = batch.mask[..., None].double()
     total = ((action - batch.action).abs().double() * mask).sum(0)
-    return total.cpu().numpy(), mask[..., 0].sum(0).cpu().numpy()
+    return total.detach().cpu().numpy(), mask[..., 0].sum(0).cpu().numpy()
 
 
 def estimate_json(found: Estimate | None) -> dict[str, Any] | None:

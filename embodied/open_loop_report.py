@@ -15,6 +15,9 @@ from embodied.report import environment
 from embodied.results import write_atomically
 
 _MOST_DIMENSIONS = 8  # of a trace; more would not be looked at
+# Matplotlib's patterns of dashes, for as many ways of asking and baselines as there are.
+_ASKED = ("-", (0, (1, 1)), (0, (1, 3)), (0, (6, 1, 1, 1)))
+_BASELINES = ("--", "-.", (0, (9, 3)))
 Trace = tuple[str, NDArray[Any], NDArray[Any]]
 
 
@@ -57,7 +60,7 @@ def write_open_loop_report(
 def _draw_horizon(asked: Mapping[str, Errors], baselines: Mapping[str, Errors]) -> str:
     """Normalised error over the steps of a chunk: the policy's first, with its interval."""
     lines = []
-    for styles, errors in ((("-", ":"), asked), (("--", "-."), baselines)):
+    for styles, errors in ((_ASKED, asked), (_BASELINES, baselines)):
         for i, (name, each) in enumerate(errors.items()):
             steps = each.per_step()
             main = errors is asked and i == 0
@@ -66,7 +69,7 @@ def _draw_horizon(asked: Mapping[str, Errors], baselines: Mapping[str, Errors]) 
                     name.replace("_", " "),
                     np.arange(1, len(steps) + 1),
                     np.array([step.mean for step in steps]),
-                    style=styles[min(i, 1)],
+                    style=styles[i],
                     accent=main,
                     low=np.array([step.low for step in steps]) if main else None,
                     high=np.array([step.high for step in steps]) if main else None,

@@ -58,7 +58,7 @@ class Line:
 
     Attributes:
         x, y: (n,) points.
-        style: Matplotlib's, such as "--".
+        style: Matplotlib's, such as "--" or (0, (1, 3)).
         accent: whether it stands out in colour.
         low, high: (n,) of a band around it.
     """
@@ -66,7 +66,7 @@ class Line:
     name: str
     x: NDArray[Any]
     y: NDArray[Any]
-    style: str = "-"
+    style: Any = "-"
     accent: bool = False
     low: NDArray[Any] | None = None
     high: NDArray[Any] | None = None
@@ -87,7 +87,9 @@ def draw_lines(
             colour = _ACCENT if line.accent else _INK
             if line.low is not None and line.high is not None:
                 axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
-            axes.plot(line.x, line.y, line.style, color=colour, linewidth=1.2, label=line.name)
+            axes.plot(
+                line.x, line.y, linestyle=line.style, color=colour, linewidth=1.2, label=line.name
+            )
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         if len(lines) > 2:

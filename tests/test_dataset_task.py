@@ -158,6 +158,7 @@ def test_the_report_shows_figures_plots_and_episodes(finished: Finished) -> None
     assert "Open-loop report" in page.text
     assert f"{results['error']['mean']:.3f}" in page.text
     assert "hold last action" in page.text
+    assert "Only 3 held-out episodes" in page.text
     assert "by dimension" in page.text.lower()
     assert page.text.count("episode ") >= 2
     # Error over the chunk, two dimensions of two episodes, and the learning curves.
