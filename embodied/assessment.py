@@ -33,7 +33,7 @@ def evaluate(config: Any) -> Path:
         Path(plain["checkpoint"]), plain["device"], plain.get("allow_targets", ())
     )
     stored = found.documents["config"]
-    suite: Suite = instantiate(plain["suite"] or read_stored(stored)["task"]["suite"])
+    suite: Suite = instantiate(plain["suite"] or _trained_on(stored))
     settings = dict(plain["eval"])
     settings["action_horizon"] = settings["action_horizon"] or stored["eval"]["action_horizon"]
     asked = {name: plain.get(name, {}) for name in ("probes", "robustness")}
@@ -53,6 +53,17 @@ def evaluate(config: Any) -> Path:
         fingerprint=found.documents["data"]["fingerprint"],
         source=str(found.path),
     )
+
+
+def _trained_on(stored: Config) -> Any:
+    task = read_stored(stored)["task"]
+    if "suite" not in task:
+        raise ValueError(
+            f"E_SPEC_MISMATCH: this policy learned from recorded data (task={task['name']}), with "
+            "no world to act in; its run's results.json has its open-loop errors. To act, name a "
+            "suite of the same sizes: '+suite={_target_: ...}'"
+        )
+    return task["suite"]
 
 
 def assess(

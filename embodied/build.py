@@ -36,8 +36,11 @@ _MACHINERY = (
     "embodied.assessment",
     "embodied.build",
     "embodied.checkpoint",
+    "embodied.data.cache",
+    "embodied.dataset_task",
     "embodied.evaluate",
     "embodied.experiment",
+    "embodied.exam",
     "embodied.films",
     "embodied.gathering",
     "embodied.judging",
@@ -49,6 +52,7 @@ _MACHINERY = (
     "embodied.shards",
     "embodied.simulators",
     "embodied.stopwatch",
+    "embodied.suite_task",
     "embodied.train",
 )
 _SPECIAL = {"_target_", "_args_", "_partial_", "_convert_", "_recursive_"}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,22 @@ from typing import Any
 import torch
 
 from embodied import checkpoint
-from embodied.assessment import assess
 from embodied.build import instantiate, read_stored, resolve
+from embodied.data.pieces import take
+from embodied.data.placement import make_source
 from embodied.data.windows import Windows
+from embodied.dataset_task import DatasetTask
 from embodied.devices import set_threads
 from embodied.distributed import World, join
 from embodied.loading import build_policy
 from embodied.locks import RunLock
 from embodied.loggers import JsonlLogger, Loggers
 from embodied.policies.base import Policy
-from embodied.preflight import check_config, check_policy
 from embodied.resume import check_resumable
-from embodied.simulators import choose_backend
-from embodied.sources import Offline
 from embodied.stopwatch import Stopwatch
-from embodied.structs import Condition, Episodes, Observation
-from embodied.suites import NoExpertError, Suite, check_experts, rewordings
+from embodied.structs import Condition, Observation
+from embodied.suite_task import SuiteTask
+from embodied.tasks import Task, TrainingData, make_goals
 from embodied.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ HARMLESS = (
     "train.save_every",
     "train.keep",
     "algorithm.strategy",
+    "source.placement",
+    "source.*_bytes",
     "logger*",
     "env*",
     "eval.*",
@@ -56,22 +58,25 @@ HARMLESS = (
 )
 """Config keys that may change between the start of a run and its resumption."""
 
-_WAIT_S = 5.0
-
 
 def main(config: Any) -> float | None:
-    """What `python train.py` does after composing its configuration."""
+    """What `python train.py` does after composing its configuration.
+
+    Returns:
+        What a sweep optimises: the success rate, or the open-loop error of a task of recorded data.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     result = train(config)
     if result is not None:
         print(f"results: {result}")
-        success: float = json.loads(result.read_text())["success"]["mean"]
-        return success
+        found = json.loads(result.read_text())
+        figure: float = found["success" if "success" in found else "error"]["mean"]
+        return figure
     return None
 
 
 def train(config: Any) -> Path | None:
-    """Collects data where they are missing, trains, evaluates, films and reports.
+    """Gets the task's data, trains, and judges and reports as the task does.
 
     Args:
         config: what `conf/config.yaml` composes to, as a mapping or a DictConfig.
@@ -92,95 +97,61 @@ def train(config: Any) -> Path | None:
 
 
 def _train(config: Config, world: World) -> Path | None:
-    run = Path(config["run_dir"])
-    clock = Stopwatch(run / "wall_clock.json")
+    clock = Stopwatch(Path(config["run_dir"]) / "wall_clock.json")
     extra = config.get("allow_targets", ())
-    suite: Suite = instantiate(config["task"]["suite"], extra_targets=extra)
-    check_config(config, suite)
-    choose_backend(config, suite)
+    task = make_task(config)
+    task.check()
     with clock.phase("data", world):
-        episodes = prepare_data(config, suite, world, extra)
-        windows = Windows.load(
-            episodes,
-            label=config["task"]["label"],
-            rewordings=rewordings(suite) if config["train"]["reword"] else None,
-        )
-    policy = build_policy(config, episodes.spec, extra).to(world.device)
-    check_policy(config, policy, suite)
-    trainer = make_trainer(config, policy, windows, world, episodes)
+        data = task.load(world)
+    policy = build_policy(config, data.spec, extra).to(world.device)
+    task.check_policy(policy)
+    trainer = make_trainer(config, policy, data, world)
     trainer.resume()
-    _describe(config, policy, windows, world)
-    with clock.phase("train", world):
+    _describe(config, policy, data.windows, world)
+    with clock.phase("train", world), contextlib.closing(trainer.source):
         trainer.run()
     trainer.logger.close()
     state = trainer.algorithm.inference_state()  # on all ranks, since each may hold a shard
     if not world.is_main:
         return None
     if world.size > 1:
-        policy = build_policy(config, episodes.spec, extra).to(world.device)
+        policy = build_policy(config, data.spec, extra).to(world.device)
     policy.load_state_dict(state)
-    return assess(config, policy, suite, clock, fingerprint=episodes.fingerprint, run=run)
+    return task.assess(policy, data.fingerprint, clock)
 
 
-def prepare_data(
-    config: Config, suite: Suite, world: World, extra_targets: Sequence[str] = ()
-) -> Episodes:
-    """The task's episodes; collects them first where they are missing or incomplete."""
-    task = config["task"]
-    if world.is_main and task.get("collect"):
-        _collect(instantiate(task["collect"], extra_targets=extra_targets), suite)
-    world.barrier()
-    try:
-        episodes: Episodes = instantiate(task["episodes"], extra_targets=extra_targets)
-    except ValueError as error:
-        raise ValueError(f"{error}{_why_not_collected(suite)}") from error
-    return episodes
+def make_task(config: Config) -> Task:
+    """A task with a suite to act in, or one of recorded data alone."""
+    return SuiteTask(config) if "suite" in config["task"] else DatasetTask(config)
 
 
-def _why_not_collected(suite: Suite) -> str:
-    try:
-        check_experts(suite)
-    except NoExpertError as error:
-        return f". {error}"
-    return ""
-
-
-def _collect(collect: Callable[[Suite], object], suite: Suite) -> None:
-    while True:
-        try:
-            collect(suite)
-            return
-        except BlockingIOError as error:  # another job of a sweep records the same data
-            logger.info("waiting: %s", error)
-            time.sleep(_WAIT_S)
-
-
-def make_trainer(
-    config: Config, policy: Policy, windows: Windows, world: World, episodes: Episodes
-) -> Trainer:
+def make_trainer(config: Config, policy: Policy, data: TrainingData, world: World) -> Trainer:
     """Fits the normalisers and wires policy, algorithm, source and loggers."""
-    state, action = windows.columns["state"], windows.columns["action"]
+    windows = data.windows
+    frames = windows.frames()
     policy.fit_normalizers(
-        Observation(state=state[:, None].to(world.device)),
-        Condition(language=windows.texts),
-        action.to(world.device),
+        Observation(state=take(windows.columns["state"], frames)[:, None].to(world.device)),
+        Condition(language=windows.told),
+        take(windows.columns["action"], frames).to(world.device),
     )
     run, settings = Path(config["run_dir"]), config["train"]
     documents = {
         "config": config,
-        "spec": asdict(episodes.spec),
-        "data": {"fingerprint": episodes.fingerprint},
+        "spec": asdict(data.spec),
+        "data": {"fingerprint": data.fingerprint},
     }
     check_same_run(run / "checkpoints", documents)
     algorithm = instantiate(config["algorithm"])(
         policy, world=world, steps=settings["steps"], seed=config["seed"]
     )
-    source = Offline(
-        windows.to(world.device),
+    source = make_source(
+        windows,
+        world.device,
         batch_size=settings["batch_size"],
         obs_horizon=policy.obs_horizon,
         pred_horizon=policy.pred_horizon,
         seed=config["seed"],
+        **_source_settings(config["source"]),
     ).split(world.rank, world.size)
     others = [instantiate(config["logger"])(dir=run)] if config["logger"] and world.is_main else []
     jsonl = JsonlLogger(run / "metrics.jsonl" if world.is_main else Path(os.devnull))
@@ -196,6 +167,11 @@ def make_trainer(
         log_every=settings["log_every"],
         keep=settings["keep"],
     )
+
+
+def _source_settings(node: Config) -> dict[str, Any]:
+    settings = {name: value for name, value in node.items() if name != "sets"}
+    return {**settings, "goals": make_goals(node["goals"])}
 
 
 def check_same_run(directory: Path, documents: Config) -> None:
@@ -225,7 +201,7 @@ def _describe(config: Config, policy: Policy, windows: Windows, world: World) ->
         torch.get_num_threads(),
         f"{count:,}",
         f"{len(windows):,}",
-        len(windows.texts),
+        len(windows.told),
     )
     shapes = {name: tuple(x.shape[1:]) for name, x in windows.columns.items()}
     logger.info("a frame: %s | run: %s", shapes, config["run_dir"])

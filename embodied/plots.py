@@ -1,11 +1,11 @@
-"""Learning curves as inline SVG that takes its colours from the page, light or dark."""
+"""Curves as inline SVG that takes its colours from the page, light or dark."""
 
 from __future__ import annotations
 
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ _STYLE: Any = {  # newer Matplotlib spells out every key in its types
     "text.color": _INK,
     "xtick.color": _INK,
     "ytick.color": _INK,
+    "axes.labelcolor": _INK,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
 }
@@ -49,6 +50,52 @@ class Curve:
     last: float
     missing: int
     svg: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of several in a plot.
+
+    Attributes:
+        x, y: (n,) points.
+        style: Matplotlib's, such as "--" or (0, (1, 3)).
+        accent: whether it stands out in colour.
+        low, high: (n,) of a band around it.
+    """
+
+    name: str
+    x: NDArray[Any]
+    y: NDArray[Any]
+    style: Any = "-"
+    accent: bool = False
+    low: NDArray[Any] | None = None
+    high: NDArray[Any] | None = None
+
+
+def draw_lines(
+    lines: Sequence[Line], *, size: tuple[float, float], x: str = "", y: str = ""
+) -> str:
+    """An <svg> element with all lines and their names.
+
+    Args:
+        size: width and height in inches; the page scales it.
+        x, y: labels of the axes.
+    """
+
+    def draw(axes: Any) -> None:
+        for line in lines:
+            colour = _ACCENT if line.accent else _INK
+            if line.low is not None and line.high is not None:
+                axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(
+                line.x, line.y, linestyle=line.style, color=colour, linewidth=1.2, label=line.name
+            )
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        if len(lines) > 2:
+            axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    return _plot(size, draw)
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]]) -> list[Curve]:
@@ -75,19 +122,27 @@ def _curve(name: str, points: list[tuple[float, float]]) -> Curve | None:
 
 def _svg(points: NDArray[np.float64], *, is_rate: bool) -> str:
     """The curve of (n, 2) steps and values."""
-    from matplotlib import rc_context  # heavy, and only reports need it
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(3.6, 1.8), layout="constrained")
-        axes = figure.add_subplot()
+    def draw(axes: Any) -> None:
         _draw(axes, points)
-        axes.grid(axis="y")
-        axes.locator_params(axis="both", nbins=4)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, not 2 and 1e4 aside
         if is_rate:
             axes.set_ylim(-0.03, 1.03)
+
+    return _plot((3.6, 1.8), draw)
+
+
+def _plot(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    from matplotlib import rc_context  # heavy, and only reports need it
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(axis="y")
+        axes.locator_params(axis="both", nbins=4)
+        draw(axes)
         file = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=metadata)

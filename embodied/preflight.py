@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -37,13 +37,23 @@ def check_config(config: Config, suite: Suite) -> None:
     Builds the protocol, the probes and the arms of `robustness` and draws their episodes, so that
     none fails after training.
     """
-    problems = [line for key, least in _COUNTS for line in _count_problems(config, key, least)]
-    problems += _evaluation_problems(config)
+    problems = count_problems(config, _COUNTS) + _evaluation_problems(config)
     if problems:
         raise ConfigError("\n".join(problems))
     for part in asked(config, suite):
         part.trials()
     check_arms(config, suite, instantiate(config["protocol"]))
+
+
+def count_problems(config: Config, counts: Sequence[tuple[str, int]]) -> list[str]:
+    """A line for each of the keys whose value is no whole number of at least that much."""
+    return [line for key, least in counts for line in _count_problems(config, key, least)]
+
+
+def check_counts(config: Config, counts: Sequence[tuple[str, int]]) -> None:
+    """Raises ConfigError with the lines of `count_problems`."""
+    if problems := count_problems(config, counts):
+        raise ConfigError("\n".join(problems))
 
 
 def _count_problems(config: Config, key: str, least: int) -> list[str]:
@@ -68,12 +78,7 @@ def _evaluation_problems(config: Config) -> list[str]:
 
 def check_policy(config: Config, policy: Policy, suite: Suite) -> None:
     """Raises ValueError unless the policy can act in the suite, and in those of the probes."""
-    action_horizon = config["eval"]["action_horizon"]
-    if type(action_horizon) is not int or not 1 <= action_horizon <= policy.pred_horizon:
-        raise ConfigError(
-            f"E_CONFIG_VALUE: eval.action_horizon must lie in [1, {policy.pred_horizon}] (the "
-            f"policy's pred_horizon), got {action_horizon!r}"
-        )
+    check_action_horizon(config, policy)
     seen: list[Suite] = []  # suites need not be hashable
     for part in asked(config, suite):
         if part.suite in seen:
@@ -85,6 +90,16 @@ def check_policy(config: Config, policy: Policy, suite: Suite) -> None:
         finally:
             env.close()
         _warn_of_profile(policy.spec, part.suite)
+
+
+def check_action_horizon(config: Config, policy: Policy) -> None:
+    """Raises ConfigError unless a chunk has as many actions as are to be executed of it."""
+    action_horizon = config["eval"]["action_horizon"]
+    if type(action_horizon) is not int or not 1 <= action_horizon <= policy.pred_horizon:
+        raise ConfigError(
+            f"E_CONFIG_VALUE: eval.action_horizon must lie in [1, {policy.pred_horizon}] (the "
+            f"policy's pred_horizon), got {action_horizon!r}"
+        )
 
 
 def _warn_of_profile(spec: Spec, suite: Suite) -> None:

@@ -68,7 +68,7 @@ def write_report(
         notes: sentences that the reader should see first.
     """
     html = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             title=title,
@@ -89,22 +89,23 @@ def write_report(
 
 def write_comparison(path: Path | str, *, protocol: str, comparisons: Sequence[Comparison]) -> None:
     """Writes comparisons made under one protocol as one HTML file."""
-    template = _environment().get_template("compare.html.j2")
+    template = environment().get_template("compare.html.j2")
     title = " against ".join([" and ".join(c.b for c in comparisons), comparisons[0].a])
     html = template.render(title=title, protocol=protocol, comparisons=comparisons)
     write_atomically(Path(path), html)
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Templates of all reports."""
+    found = Environment(
         loader=FileSystemLoader(_ASSETS),
         autoescape=True,  # instructions, tasks and reasons come from data and may hold anything
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"yaml": _yaml, "duration": _duration, "svg": Markup}
-    return environment
+    found.filters |= {"yaml": _yaml, "duration": _duration, "svg": Markup}
+    return found
 
 
 def _beside(name: str, evaluation: Evaluation, *, perturbed: bool) -> dict[str, Evaluation]:

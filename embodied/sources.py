@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 
+from embodied.data.goals import Goals
 from embodied.data.windows import Windows
 from embodied.noise import seeded
 from embodied.structs import Batch
@@ -47,49 +48,91 @@ class Source(ABC):
         self.shard = (rank, num_ranks)
         return self
 
+    def close(self) -> None:  # noqa: B027  most have nothing to end
+        """Ends what works in the background."""
+
+
+class Store(Protocol):
+    """Windows for each batch: always the same ones, or those that are in memory at its turn."""
+
+    def at(self, position: int) -> Windows: ...
+
+    @property
+    def law(self) -> dict[str, Any]:
+        """JSON-able: what batches depend on besides seed and position."""
+        ...
+
+    def close(self) -> None:
+        """Ends what works in the background."""
+        ...
+
 
 class Offline(Source):
     """Windows drawn with replacement: an episode, then a frame of it, both uniformly.
 
-    So a task whose episodes are short counts as much as one whose episodes are long. Each window's
-    instruction is drawn anew among the rewordings that `windows` knows. The draws for position p
-    depend on (seed, p) alone, so the position is the whole state.
+    So a task whose episodes are short counts as much as one whose episodes are long; data sets
+    that are mixed count by their weights. Each window's instruction is drawn anew among the
+    rewordings that `windows` knows, and so is its goal. The draws for position p depend on
+    (seed, p) alone, so the position is the whole state.
+
+    Args:
+        windows: or blocks of them that take turns in memory; see `embodied.data.blocks`.
+        image_horizon: how many of the observations have images; None means all.
+        goals: how each window's goal is drawn; None asks for none.
     """
 
     def __init__(
         self,
-        windows: Windows,
+        windows: Store,
         *,
         batch_size: int,
         obs_horizon: int,
         pred_horizon: int,
+        image_horizon: int | None = None,
+        goals: Goals | None = None,
         seed: int = 0,
     ) -> None:
         self.windows = windows
         self.batch_size = batch_size
         self.obs_horizon, self.pred_horizon = obs_horizon, pred_horizon
+        self.image_horizon = image_horizon
+        self.goals = goals
         self.seed = seed
         self.position = 0
 
     def __next__(self) -> Batch:
         generator = seeded(self.seed, self.position, torch.device("cpu"))
-        index = self.windows.draw(self.batch_size, generator)
+        windows = self.windows.at(self.position)
+        index = windows.draw(self.batch_size, generator)
         wording = torch.rand(self.batch_size, generator=generator, dtype=torch.float64)
+        goal = None if self.goals is None else self.goals.draw(windows, index, generator)
         self.position += 1
         rank, num_ranks = self.shard
         rows = self.batch_size // num_ranks
         mine = slice(rank * rows, (rank + 1) * rows)
-        return self.windows.gather(
+        return windows.gather(
             index[mine],
             wording=wording[mine],
+            goal=None if goal is None else goal[mine],
+            goal_parts=() if self.goals is None else self.goals.parts,
             obs_horizon=self.obs_horizon,
             pred_horizon=self.pred_horizon,
+            image_horizon=self.image_horizon,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position, "seed": self.seed}
+        return {"position": self.position, "seed": self.seed, **self.windows.law}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["seed"] != self.seed:
-            raise ValueError(f"source was saved with seed {state['seed']}, now {self.seed}")
+        now = {"seed": self.seed, **self.windows.law}
+        saved = {name: value for name, value in state.items() if name != "position"}
+        if saved != now:
+            raise ValueError(f"source was saved with {_plain(saved)}; now it has {_plain(now)}")
         self.position = state["position"]
+
+    def close(self) -> None:
+        self.windows.close()
+
+
+def _plain(law: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in law.items())

@@ -92,12 +92,14 @@ class Batch(Struct):
     Attributes:
         action: (B, H, A) float32, environment units.
         mask: (B, H) bool, False past the episode's end.
+        source: B names of the data sets that the rows are of; None where there is one.
     """
 
     observation: Observation
     condition: Condition
     action: Tensor
     mask: Tensor
+    source: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -105,15 +105,16 @@ def command() -> Run:
     return run
 
 
+def encode_by_string(self: SentenceEncoder, texts: Sequence[str]) -> Tensor:
+    """Embeddings (8,) that depend on the string alone, without loading a language model."""
+    seeds = [torch.Generator().manual_seed(zlib.crc32(text.encode())) for text in texts]
+    return torch.stack([torch.randn(8, generator=seed) for seed in seeds])
+
+
 @pytest.fixture
 def fake_language(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Embeddings (8,) that depend on the string alone, without loading a language model."""
-
-    def encode(self: SentenceEncoder, texts: Sequence[str]) -> Tensor:
-        seeds = [torch.Generator().manual_seed(zlib.crc32(text.encode())) for text in texts]
-        return torch.stack([torch.randn(8, generator=seed) for seed in seeds])
-
-    monkeypatch.setattr(SentenceEncoder, "_encode", encode)
+    """Sentences are encoded by `encode_by_string`."""
+    monkeypatch.setattr(SentenceEncoder, "_encode", encode_by_string)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from embodied.data.windows import Windows
+from embodied_datasets.lerobot import LeRobotDataset
 from scripts.bench import evaluation, latency, loader, metaworld, render, train
 from scripts.bench._common import Case, Rates, figure, measure, rate_rows, ratios, spread
 from scripts.bench._setup import Items, RandomEpisodes, collated
@@ -87,12 +88,22 @@ def test_both_loaders_give_the_same_windows() -> None:
     assert ours.condition.language == theirs.condition.language
 
 
-def test_the_loader_benchmark_compares_three_ways(
+def test_frames_decoded_one_by_one_are_those_of_the_cache(tmp_path: Path) -> None:
+    episodes = loader.Filmed(200, loader.CAMERAS)
+    videos = loader.record(tmp_path, episodes)
+    windows = Windows.load(LeRobotDataset(tmp_path), label="action")
+    items = loader.VideoItems(windows, videos, episodes.spec.rate_hz)
+    for index in (0, 1, 99, 100, 173):
+        found = items[index]["images.wrist"] * 255
+        assert torch.equal(found.round().byte(), windows.columns["images.wrist"][index])
+
+
+def test_the_loader_benchmark_compares_ways_and_tells_how_long_training_waits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = ("--seconds", "0", "--frames", "300", "--image-frames", "100", "--batch-size", "4")
-    content = run(loader.main, tmp_path / "loader.json", *sizes)
-    names = ("default_collate", "in memory", "memory-mapped")
+    content = run(loader.main, tmp_path / "loader.json", *sizes, "--peer-batch-size", "2")
+    names = ("default_collate", "in memory", "decoded once", "from video", "made ahead")
     check_tables(content, capsys.readouterr().out, *names)
     assert len(content["tables"]) == 3
 

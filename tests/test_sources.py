@@ -65,7 +65,7 @@ def test_seeds_and_positions_draw_differently() -> None:
 
 
 def test_a_state_of_another_seed_is_refused() -> None:
-    with pytest.raises(ValueError, match="saved with seed 1, now 0"):
+    with pytest.raises(ValueError, match="saved with seed 1; now it has seed 0"):
         make_source(seed=0).load_state_dict(make_source(seed=1).state_dict())
 
 

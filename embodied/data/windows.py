@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import copy
+import functools
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from embodied.structs import Batch, Condition, Episode, Episodes, Observation
+from embodied.data.cache import record
+from embodied.data.pieces import Column, take
+from embodied.data.runs import Spans
+from embodied.data.words import Words
+from embodied.structs import Batch, Condition, Episodes, Observation
 
-Array = NDArray[Any]
-
-
-def _columns(episode: Episode, label: str) -> dict[str, Array]:
-    if label not in ("action", "expert_action"):
-        raise ValueError(f"label must be 'action' or 'expert_action', got {label!r}")
-    action = episode.action if label == "action" else episode.expert_action
-    if action is None:
-        raise ValueError(f"label {label!r} is not recorded in these episodes; use label='action'")
-    images = {f"images.{name}": np.moveaxis(x, -1, 1) for name, x in episode.images.items()}
-    return {"state": episode.state, "action": action, **images}
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 class Windows:
@@ -36,36 +26,61 @@ class Windows:
     Attributes:
         columns: "state" (N, S), "action" (N, A), "images.<camera>" (N, 3, h, w) uint8; tensors in
             memory, on a device, or memory-mapped.
+        lengths, starts: (E,) of the episodes that are drawn from, all or those of `select`.
+        weights: (E,) how often each is drawn, relative to the others; None draws all alike.
         first, last: (N,) index of the first and last frame of each frame's episode.
         texts: the distinct instructions and their rewordings; text_index (N,) points into them.
+        sources: names of the data sets that were mixed, whose episodes follow one another;
+            episode_source (E,) and source_index (N,) point into them.
     """
 
     def __init__(
         self,
-        columns: Mapping[str, Tensor],
+        columns: Mapping[str, Column],
         lengths: Tensor,
-        instructions: list[str],
+        instructions: Sequence[str],
         rewordings: Mapping[str, Sequence[str]] | None = None,
+        *,
+        weights: Tensor | None = None,
+        sources: tuple[str, ...] = ("",),
+        episode_source: Tensor | None = None,
     ) -> None:
         if len(lengths) != len(instructions):
             raise ValueError(f"{len(lengths)} episodes but {len(instructions)} instructions")
         self.columns = dict(columns)
+        self.weights, self.sources = weights, sources
+        self.words = Words(instructions, rewordings)
+        self.texts = self.words.texts
+        self.episode_text = self.words.index(instructions)
+        if episode_source is None:
+            episode_source = torch.zeros(len(lengths), dtype=torch.int64)
+        self._arrange(lengths, episode_source)
+
+    def _arrange(self, lengths: Tensor, episode_source: Tensor) -> None:
+        """Lays the episodes out from frame 0."""
         ends = lengths.cumsum(0)
-        self.lengths, self.starts = lengths, ends - lengths
-        self.first = (ends - lengths).repeat_interleave(lengths)
-        self.last = (ends - 1).repeat_interleave(lengths)
-        recorded = tuple(dict.fromkeys(instructions))
-        choices = [tuple((rewordings or {}).get(text, (text,))) for text in recorded]
-        self.texts = tuple(dict.fromkeys([*recorded, *itertools.chain(*choices)]))
-        rank = {text: i for i, text in enumerate(self.texts)}
-        self._num_choices = torch.tensor([len(each) for each in choices])
-        self._choices = nn.utils.rnn.pad_sequence(
-            [torch.tensor([rank[text] for text in each]) for each in choices], batch_first=True
-        )
-        self.text_index = torch.tensor([rank[x] for x in instructions]).repeat_interleave(lengths)
+        self.lengths, self.starts, self.episode_source = lengths, ends - lengths, episode_source
+        number = torch.arange(len(lengths))
+        texts, sources = self.episode_text, episode_source
+        facts = torch.stack([self.starts, ends - 1, texts, sources, number], dim=1)
+        # Side by side, so that a random frame costs one look at memory and not five.
+        self._facts = facts.repeat_interleave(lengths, dim=0)
+        self.first, self.last, self.text_index, self.source_index = self._facts.unbind(1)[:4]
+        self._spans = Spans(self.starts, lengths)
+        self._runs: dict[tuple[str, int], Tensor] = {}
 
     def __len__(self) -> int:
-        return len(self.first)
+        return int(self.lengths.sum())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        return sum(x.nbytes for x in self.columns.values())
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What the episodes drawn from may be told: their instructions or rewordings of them."""
+        return self.words.reached(self.episode_text)
 
     @classmethod
     def load(
@@ -73,48 +88,125 @@ class Windows:
         episodes: Episodes,
         *,
         label: str = "expert_action",
-        keep: Callable[[Episode], bool] = lambda episode: True,
         rewordings: Mapping[str, Sequence[str]] | None = None,
         cache: Path | None = None,
     ) -> Windows:
-        """Reads the episodes that `keep` accepts.
+        """Reads all episodes that have steps.
 
         Args:
             label: which recorded action is the target.
             rewordings: instruction -> the wordings that `gather` may give instead of it.
-            cache: a folder for memory-mapped columns, for data larger than memory; it is filled
-                once for each fingerprint of the data and choice of episodes.
+            cache: see `embodied.data.cache.record`.
         """
-        chosen = {
-            i: episode for i, episode in enumerate(episodes) if keep(episode) and len(episode)
-        }
-        if not chosen:
-            raise ValueError(
-                f"none of {len(episodes)} episodes can be trained on (are all marked failed?)"
-            )
-        lengths = torch.tensor([len(episode) for episode in chosen.values()])
-        rows = (_columns(episode, label) for episode in chosen.values())
-        total = int(lengths.sum())
-        if cache is None:
-            columns = _fill(rows, total, np.empty)
-        else:
-            content = f"{episodes.fingerprint}/{label}/{list(chosen)}"
-            key = hashlib.sha256(content.encode()).hexdigest()[:16]
-            columns = _map_columns(rows, total, cache / key)
-        tensors = {name: torch.from_numpy(array) for name, array in columns.items()}
-        instructions = [episode.instruction for episode in chosen.values()]
-        return cls(tensors, lengths, instructions, rewordings)
+        found = record(episodes, label=label, cache=cache)
+        return cls(found.columns, torch.tensor(found.lengths), found.instructions, rewordings)
 
-    def to(self, device: torch.device) -> Windows:
-        """Moves the data, so that gathers run there. Instructions stay on the host."""
-        self.columns = {name: x.to(device) for name, x in self.columns.items()}
+    def select(self, episodes: Sequence[int] | Tensor) -> Self:
+        """The same frames, of which only these episodes are drawn from; nothing is copied."""
+        chosen = torch.as_tensor(episodes, dtype=torch.int64).sort().values
+        if not len(chosen):
+            raise ValueError("select needs at least one episode, got none")
+        found = copy.copy(self)
+        found.lengths, found.starts = self.lengths[chosen], self.starts[chosen]
+        found.episode_text = self.episode_text[chosen]
+        found.episode_source = self.episode_source[chosen]
+        if self.weights is not None:
+            found.weights = self._keep_shares(chosen, self.weights)
+        return found
+
+    def _keep_shares(self, chosen: Tensor, weights: Tensor) -> Tensor:
+        """The weights of the chosen episodes, scaled so that each data set keeps its share."""
+        zeros = torch.zeros(len(self.sources), dtype=torch.float64)
+        before = zeros.index_add(0, self.episode_source, weights)
+        source = self.episode_source[chosen]
+        after = zeros.index_add(0, source, weights[chosen])
+        return weights[chosen] * (before / after)[source]
+
+    def read(self, episodes: Tensor, weights: Tensor) -> Self:
+        """These episodes copied into memory, as windows of their own with the given weights."""
+        found = copy.copy(self)
+        found.episode_text = self.episode_text[episodes]
+        starts, lengths = self.starts[episodes].tolist(), self.lengths[episodes].tolist()
+        rows = [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+        found.columns = {n: torch.cat([x[each] for each in rows]) for n, x in self.columns.items()}
+        found.weights = weights
+        found._arrange(self.lengths[episodes], self.episode_source[episodes])
+        return found
+
+    def to(self, device: torch.device) -> Self:
+        """The same windows with the data on a device, so that gathers run there."""
+        found = copy.copy(self)
+        found.columns = {name: x.to(device) for name, x in self.columns.items()}
+        return found
+
+    def laid_out(self, *, obs_horizon: int, pred_horizon: int) -> Self:
+        """The same windows with states and actions stored a second time, in the way that windows
+        of these horizons are copied fastest."""
+        found = copy.copy(self)
+        state, action = self.columns["state"], self.columns["action"]
+        found._runs = {
+            ("state", obs_horizon): self._spans.lay_out(state, before=obs_horizon - 1),
+            ("action", pred_horizon): self._spans.lay_out(action, after=pred_horizon - 1),
+        }
+        return found
+
+    def at(self, position: int) -> Self:
+        """What the batch at a position is gathered from: always these."""
         return self
 
+    @property
+    def law(self) -> dict[str, Any]:
+        """What a batch depends on besides seed and position."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing works in the background."""
+
+    def frames(self) -> Tensor:
+        """(len(self),) index of every frame of the episodes drawn from."""
+        offset = self.lengths.cumsum(0) - self.lengths
+        return torch.arange(len(self)) + (self.starts - offset).repeat_interleave(self.lengths)
+
     def draw(self, size: int, generator: torch.Generator) -> Tensor:
-        """`size` frames: an episode uniformly, then a frame of it; a CPU generator."""
-        episode = torch.randint(len(self.lengths), (size,), generator=generator)
+        """`size` frames: an episode uniformly or by weight, then a frame of it; a CPU generator.
+
+        Of mixed data sets, any run of n rows holds each in its share to within about one row.
+        """
+        if self.weights is None:
+            episode = torch.randint(len(self.lengths), (size,), generator=generator)
+        else:
+            episode = self._draw_weighted(self.weights, size, generator)
         place = torch.rand(size, generator=generator, dtype=torch.float64)
-        return self.starts[episode] + (place * self.lengths[episode]).long()
+        # `index_select` throughout: x[index] takes several times as long for a few hundred numbers.
+        lengths = self.lengths.index_select(0, episode)
+        return self.starts.index_select(0, episode) + place.mul_(lengths).long()
+
+    def _draw_weighted(self, weights: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        start = torch.rand(1, generator=generator, dtype=torch.float64)
+        place = torch.rand(size, generator=generator, dtype=torch.float64)
+        shares = torch.zeros(len(self.sources), dtype=torch.float64)
+        ends = shares.index_add(0, self.episode_source, weights).cumsum(0)
+        # The golden ratio's multiples fill the circle more evenly than any others.
+        turn = ((start + _GOLDEN * torch.arange(size)) % 1) * ends[-1]
+        source = torch.searchsorted(ends, turn, right=True).clamp(max=len(ends) - 1)
+        low = torch.cat([ends.new_zeros(1), ends])[source]
+        aim = low + place * (ends[source] - low)
+        episode = torch.searchsorted(weights.cumsum(0), aim, right=True)
+        return episode.clamp(max=len(weights) - 1)
+
+    def any_frame(self, index: Tensor, place: Tensor) -> Tensor:
+        """Frames of the data sets that the frames `index` (B,) are of, all equally likely.
+
+        Args:
+            place: (B,) in [0, 1).
+        """
+        ends = self.lengths.cumsum(0)
+        counts = torch.zeros(len(self.sources), dtype=torch.int64)
+        counts = counts.index_add(0, self.episode_source, self.lengths)
+        source = self.source_index[index]
+        rank = (counts.cumsum(0) - counts)[source] + (place * counts[source]).long()
+        episode = torch.searchsorted(ends, rank, right=True)
+        return self.starts[episode] + rank - (ends - self.lengths)[episode]
 
     def gather(
         self,
@@ -122,7 +214,10 @@ class Windows:
         *,
         obs_horizon: int,
         pred_horizon: int,
+        image_horizon: int | None = None,
         wording: Tensor | None = None,
+        goal: Tensor | None = None,
+        goal_parts: Collection[str] = ("state", "images"),
     ) -> Batch:
         """Windows around the frames `index` (B,), on the host: the last `obs_horizon`
         observations up to each and the `pred_horizon` actions from it on.
@@ -131,71 +226,65 @@ class Windows:
         repeats and `mask` is False.
 
         Args:
+            image_horizon: how many of the observations have images; None means all.
             wording: (B,) in [0, 1), which of each instruction's rewordings is given; None gives
                 the recorded one.
+            goal: (B,) frames to reach; None asks for no goal.
+            goal_parts: of "state" and "images", what is seen of them.
         """
-        device = self.columns["state"].device
-        first, last = self.first[index, None], self.last[index, None]
-        back = torch.arange(1 - obs_horizon, 1)
-        ahead = index[:, None] + torch.arange(pred_horizon)
-        past = torch.maximum(index[:, None] + back, first).to(device, non_blocking=True)
-        future = torch.minimum(ahead, last).to(device, non_blocking=True)
-        images = {
-            name.removeprefix("images."): _take(x, past)
-            for name, x in self.columns.items()
-            if name.startswith("images.")
-        }
+        first, last, text, source, number = self._facts.index_select(0, index).unbind(1)
+        ahead = index[:, None] + _steps(0, pred_horizon)
+        past = torch.maximum(index[:, None] + _steps(1 - obs_horizon, 1), first[:, None])
+        condition = Condition(language=self.words.say(text, wording))
+        if goal is not None:
+            condition = self._with_goal(condition, goal, goal_parts)
+        images = self._images(past[:, -(image_horizon or obs_horizon) :])
         return Batch(
-            observation=Observation(state=_take(self.columns["state"], past), images=images),
-            condition=Condition(language=self._language(self.text_index[index], wording)),
-            action=_take(self.columns["action"], future),
-            mask=(ahead <= last).to(device, non_blocking=True),
+            observation=Observation(self._numbers("state", past, index, number), images),
+            condition=condition,
+            action=self._numbers("action", torch.minimum(ahead, last[:, None]), index, number),
+            mask=(ahead <= last[:, None]).to(self._device, non_blocking=True),
+            source=self._named(source),
         )
 
-    def _language(self, text: Tensor, wording: Tensor | None) -> tuple[str, ...]:
-        if wording is not None:
-            text = self._choices[text, (wording * self._num_choices[text]).long()]
-        return tuple(self.texts[i] for i in text.tolist())
+    @property
+    def _device(self) -> torch.device:
+        return self.columns["state"].device
+
+    def _numbers(self, name: str, frames: Tensor, index: Tensor, number: Tensor) -> Tensor:
+        """Rows `frames` (B, W) of a column, which are the window at `index` of episode `number`."""
+        size = frames.shape[1]
+        run = self._runs.get((name, size))
+        if run is None:
+            return take(self.columns[name], frames.to(self._device, non_blocking=True))
+        rows = (index + number * (size - 1)).to(self._device, non_blocking=True)
+        return run.index_select(0, rows).view(len(rows), size, -1)
+
+    def _images(self, frames: Tensor) -> dict[str, Tensor]:
+        names = [name for name in self.columns if name.startswith("images.")]
+        if not names:
+            return {}
+        frames = frames.to(self._device, non_blocking=True)
+        return {name.removeprefix("images."): take(self.columns[name], frames) for name in names}
+
+    def _with_goal(self, condition: Condition, goal: Tensor, parts: Collection[str]) -> Condition:
+        frames = goal[:, None]
+        images = self._images(frames) if "images" in parts else {}
+        state = take(self.columns["state"], frames.to(self._device, non_blocking=True))
+        state = state if "state" in parts else state[..., :0]
+        given = {"goal_state": "state" in parts, "goal_image": bool(images)}
+        present = {
+            name: torch.full((len(goal),), here, device=self._device)
+            for name, here in given.items()
+        }
+        return Condition(
+            language=condition.language, goal=Observation(state, images), present=present
+        )
+
+    def _named(self, source: Tensor) -> tuple[str, ...] | None:
+        return None if len(self.sources) == 1 else tuple(self.sources[i] for i in source.tolist())
 
 
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    """x[index], which for rows of images is 9 times slower on a CPU."""
-    return x.index_select(0, index.flatten()).reshape(*index.shape, *x.shape[1:])
-
-
-def _fill(
-    rows: Iterable[Mapping[str, Array]], total: int, allocate: Callable[..., Array]
-) -> dict[str, Array]:
-    columns: dict[str, Array] = {}
-    position = 0
-    for row in rows:
-        size = len(row["action"])
-        for name, x in row.items():
-            if name not in columns:
-                columns[name] = allocate((total, *x.shape[1:]), x.dtype)
-            columns[name][position : position + size] = x
-        position += size
-    return columns
-
-
-def _map_columns(rows: Iterable[Mapping[str, Array]], total: int, folder: Path) -> dict[str, Array]:
-    done = folder / "columns.json"
-    if not done.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        names: list[str] = []
-
-        def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-            names.append(f"{len(names):02d}.npy")
-            return np.lib.format.open_memmap(
-                folder / names[-1], mode="w+", dtype=dtype, shape=shape
-            )
-
-        columns = _fill(rows, total, allocate)
-        for array in columns.values():
-            array.flush()  # type: ignore[attr-defined]
-        partial = done.with_suffix(".tmp")
-        partial.write_text(json.dumps(dict(zip(columns, names, strict=True))))
-        os.replace(partial, done)
-    files = json.loads(done.read_text())
-    # Copy-on-write: torch wants writable memory, and nothing must reach the cache.
-    return {name: np.load(folder / file, mmap_mode="c") for name, file in files.items()}
+@functools.cache
+def _steps(start: int, stop: int) -> Tensor:
+    return torch.arange(start, stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from embodied.noise import Noise
@@ -37,3 +38,13 @@ class Policy(nn.Module, ABC):
 
     def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         return self.loss(batch, noise=noise)
+
+
+def by_source(errors: Tensor, batch: Batch) -> Metrics:
+    """The mean of (B, H) errors over the valid steps of each data set that rows are of."""
+    metrics: Metrics = {}
+    for name in sorted(set(batch.source or ())):
+        mine = torch.tensor([each == name for each in batch.source or ()])
+        mask = batch.mask * mine.to(batch.mask.device, non_blocking=True)[:, None]
+        metrics[f"loss/{name}"] = (errors * mask).sum() / mask.sum().clamp(min=1)
+    return metrics

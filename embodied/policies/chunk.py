@@ -11,7 +11,7 @@ from embodied.encoders.base import Encoder
 from embodied.heads.base import ActionHead
 from embodied.noise import Noise
 from embodied.normalize import MinMax
-from embodied.policies.base import Policy
+from embodied.policies.base import Policy, by_source
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec
 
 
@@ -64,7 +64,7 @@ class ChunkPolicy(Policy):
         errors = self.head.loss(context, action, noise=noise)  # (B, H)
         mask = batch.mask.float()
         loss = (errors * mask).sum() / mask.sum().clamp(min=1)
-        return loss, {"loss": loss.detach()}
+        return loss, {"loss": loss.detach(), **by_source(errors.detach(), batch)}
 
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         context = self.encoder(observation, condition)
