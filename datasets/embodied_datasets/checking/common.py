@@ -52,7 +52,7 @@ def rows(values: Array) -> NDArray[np.float64]:
 def is_table(values: Array, width: int | None = None) -> bool:
     """Whether an array is (L, D) of finite numbers, so that motion in it can be looked at."""
     array = np.asarray(values)
-    numeric = array.ndim == 2 and array.dtype.kind in "fiu" and len(array) > 0
+    numeric = array.ndim == 2 and array.dtype.kind in "fiu" and array.size > 0
     fits = numeric and (width is None or array.shape[1] == width)
     return fits and bool(np.isfinite(array).all())
 

@@ -17,10 +17,9 @@ _FLAT = 1.0
 
 
 def missing_cameras(index: int, episode: Episode, spec: Spec) -> Faults:
-    for names, word in (
-        (spec.cameras.keys() - episode.images.keys(), "is missing"),
-        (episode.images.keys() - spec.cameras.keys(), "is not declared"),
-    ):
+    # By iterating alone: asking lazy images whether they hold a camera decodes it.
+    declared, found = set(spec.cameras), set(episode.images)
+    for names, word in ((declared - found, "is missing"), (found - declared, "is not declared")):
         for name in sorted(names):
             yield Fault(
                 "E_DATA_CAMERA",
@@ -33,7 +32,7 @@ def missing_cameras(index: int, episode: Episode, spec: Spec) -> Faults:
 
 def images(index: int, episode: Episode, spec: Spec) -> Faults:
     """Each camera is decoded once, and looked at in every way."""
-    for name in sorted(episode.images.keys() & spec.cameras.keys()):
+    for name in sorted(set(episode.images) & set(spec.cameras)):
         field = f"images.{name}"
         try:
             frames = np.asarray(episode.images[name])
