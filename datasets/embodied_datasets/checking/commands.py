@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from embodied_datasets.checking.against import compare
 from embodied_datasets.checking.run import Inspection, inspect_path
@@ -15,12 +18,17 @@ from embodied_datasets.faults import Fault
 _NAMED = 3  # faults printed of each code; --json lists all
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+ReadPolicy = Callable[[Path], Mapping[str, NDArray[Any]]]
+"""Reads a policy's state dict from a run, for which this package would have to know the core."""
+
+
+def main(arguments: Sequence[str] | None = None, *, read_policy: ReadPolicy | None = None) -> int:
     """Runs the command line; see `scripts/inspect.py` for the exit codes."""
     options = _parser().parse_args(arguments)
+    options.read_policy = read_policy
     try:
         code: int = options.run(options)
-    except (ValueError, OSError, LookupError, ImportError) as error:
+    except (ValueError, OSError, LookupError, ImportError, RuntimeError) as error:
         print(f"inspect: {error}", file=sys.stderr)
         return 2
     return code
@@ -36,10 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--against", type=Path, action="append", default=[], metavar="OTHER", help="another set"
     )
-    check.add_argument(
-        "--fix", nargs="?", type=Path, const=Path(), metavar="TARGET",
-        help="write a repaired copy, to PATH-fixed unless a TARGET is named",
-    )  # fmt: skip
+    check.add_argument("--fix", action="store_true", help="write a repaired copy to PATH-fixed")
+    check.add_argument("--to", type=Path, metavar="TARGET", help="with --fix: write it there")
     check.add_argument(
         "--in-place", action="store_true", help="with --fix: swap the copy in; the old one stays"
     )
@@ -62,7 +68,7 @@ def _check(options: argparse.Namespace) -> int:
     beside = [inspect_path(path, format=options.format) for path in options.against]
     faults = [*inspection.faults, *(f for other in beside for f in compare(inspection, other))]
     inspection = _with_faults(inspection, faults)
-    changes = _fix(options, inspection) if options.fix is not None else []
+    changes = _fix(options, inspection) if options.fix else []
     if options.json:
         plain = inspection.as_json(strict=options.strict) | {"changes": changes}
         print(json.dumps(plain, indent=1))
@@ -81,8 +87,7 @@ def _with_faults(inspection: Inspection, faults: Sequence[Fault]) -> Inspection:
 def _fix(options: argparse.Namespace, inspection: Inspection) -> list[str]:
     from embodied_datasets.checking.fixes import repair
 
-    target = options.fix if options.fix != Path() else None
-    return repair(inspection, target, in_place=options.in_place)
+    return repair(inspection, options.to, in_place=options.in_place)
 
 
 def as_text(inspection: Inspection) -> str:
@@ -115,6 +120,11 @@ def _show(options: argparse.Namespace) -> int:
 def _norm_report(options: argparse.Namespace) -> int:
     from embodied_datasets.checking.normalising import norm_report
 
-    report = norm_report(options.path, format=options.format, checkpoint=options.checkpoint)
+    tensors = None
+    if options.checkpoint is not None:
+        if options.read_policy is None:
+            raise ValueError("--checkpoint needs scripts/inspect.py, which knows how to read it")
+        tensors = options.read_policy(options.checkpoint)
+    report = norm_report(options.path, format=options.format, tensors=tensors)
     print(json.dumps(report.as_json(), indent=1) if options.json else report.as_text())
     return 1 if report.faults else 0

@@ -148,7 +148,7 @@ def _features(
     vectors: dict[str, Mapping[str, Any]] = {}
     cameras: dict[str, tuple[int, int]] = {}
     for name, feature in stored.items():
-        shape = feature.get("shape") if isinstance(feature, dict) else None
+        shape: Any = feature.get("shape") if isinstance(feature, dict) else None
         sound = isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape)
         if not sound or not isinstance(feature.get("dtype"), str):
             message = f"feature has no dtype or shape: {str(feature)[:80]}"
@@ -214,10 +214,10 @@ def _episodes(
         if not columns or lacking:
             continue
         info_texts = columns.pop("info", None)
-        lists: dict[str, list[Any]] = {name: column.to_pylist() for name, column in columns.items()}
+        lists: dict[str, Any] = {name: column.to_pylist() for name, column in columns.items()}
         lists |= {} if info_texts is None else {"info": _texts(info_texts)}
         for i in range(len(lists["length"])):
-            facts: dict[str, Any] = {name: values[i] for name, values in lists.items()}
+            facts = {name: values[i] for name, values in lists.items()}
             episode = _episode(root, info, facts, len(found), cameras, report)
             found += [episode] if episode is not None else []
     return found

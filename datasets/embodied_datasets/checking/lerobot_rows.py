@@ -54,7 +54,7 @@ class RawRows:
         self.spec = self._make_spec()
         self.fingerprint = "raw"
         if self._columns:
-            _check_stats(raw, self._columns, report)
+            _check_stats(raw, self.joined(), report)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -82,6 +82,16 @@ class RawRows:
             terminated=bool(entry.facts.get("terminated")),
             truncated=bool(entry.facts.get("truncated")),
         )
+
+    def joined(self) -> dict[str, Array]:
+        """Every finite column (N, D) of numbers over all episodes."""
+        columns = {}
+        for name in self._raw.features:
+            parts = [_table(found[name]) for found in self._columns if name in found]
+            values = np.concatenate(parts) if len(parts) == len(self._columns) else None
+            if values is not None and values.size and np.isfinite(values).all():
+                columns[name] = values
+        return columns
 
     def _instruction(self, found: Mapping[str, Array]) -> str:
         task = found.get("task_index", np.zeros(0))
@@ -233,7 +243,7 @@ def _check_numbering(
         report(dataclasses.replace(fault, file=file, episode=episode.index, field="timestamp"))
 
 
-def _check_stats(raw: RawSet, columns: list[dict[str, Array]], report: Report) -> None:
+def _check_stats(raw: RawSet, columns: Mapping[str, Array], report: Report) -> None:
     file = Path(lerobot_schema.STATS_PATH)
     again = "compute them anew (--fix does)"
     try:
@@ -245,11 +255,7 @@ def _check_stats(raw: RawSet, columns: list[dict[str, Array]], report: Report) -
     except ValueError as error:
         report(Fault("E_DATA_STATS", str(error)[:200], again, file=file))
         return
-    for name in raw.features:
-        parts = [_table(c[name]) for c in columns if name in c]
-        values = np.concatenate(parts) if len(parts) == len(columns) else np.zeros((0, 1))
-        if not values.size or not np.isfinite(values).all():
-            continue
+    for name, values in columns.items():
         wrong = _misfits(stored.get(name), lerobot_stats.array_stats(values))
         if wrong:
             report(Fault("E_DATA_STATS", wrong, again, file=file, field=name))

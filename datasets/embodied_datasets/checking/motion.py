@@ -1,4 +1,4 @@
-"""One episode's motion: spikes, copies, units within it, and parts that do not move."""
+"""One episode's motion: copies, units within it, and parts that do not move."""
 
 from __future__ import annotations
 
@@ -11,33 +11,8 @@ from embodied_datasets.checking.common import Array, Faults, columns, is_table, 
 from embodied_datasets.faults import Fault
 
 _MIN_STEPS = 10
-_SPIKE = 20.0
-"""How much larger than any other step of its dimension a spike is; contacts stay below it."""
 _MAX_LAG = 3
 _RADIANS = 180 / np.pi
-
-
-def spikes(index: int, episode: Episode, spec: Spec) -> Faults:
-    """One frame that lies far off both its neighbours; toggles, which stay, are none."""
-    if not is_table(episode.state) or len(episode) < _MIN_STEPS:
-        return
-    steps = np.diff(rows(episode.state), axis=0)
-    back = (steps[:-1] * steps[1:] < 0) & (np.minimum(abs(steps[:-1]), abs(steps[1:])) > 0)
-    size = np.where(back, np.minimum(abs(steps[:-1]), abs(steps[1:])), 0.0)
-    usual = np.sort(abs(steps), axis=0)[-3]
-    found = np.argwhere((size > _SPIKE * usual) & (usual > 0))
-    if len(found):
-        frame, dim = (int(i) for i in found[0])
-        yield Fault(
-            "E_DATA_SPIKE",
-            f"dimension {dim} leaves by {size[frame, dim]:.4g} for one frame; no other step of it "
-            f"exceeds {usual[dim]:.4g}",
-            "interpolate the frame or drop the episode; look for a glitch of the sensor",
-            episode=index,
-            frame=frame + 1,
-            field="state",
-            count=len(found),
-        )
 
 
 def stuck_state(index: int, episode: Episode, spec: Spec) -> Faults:

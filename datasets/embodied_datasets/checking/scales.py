@@ -121,28 +121,38 @@ def still_grippers(summaries: Sequence[Summary], spec: Spec) -> Faults:
                 )
 
 
-def teleports(summaries: Sequence[Summary], spec: Spec) -> Faults:
-    """A step far above all others of its episode and of every other episode."""
+def jumps(summaries: Sequence[Summary], spec: Spec) -> Faults:
+    """A step far above all others of its episode and of every other episode.
+
+    Contacts and switches make single large steps too; in other episodes they do so as well.
+    """
     members = [s for s in _with(summaries, "state") if s.length >= 10]
     if len(members) < 3:
         return
-    steps = np.array([s.tables["state"].step for s in members])
-    usual = np.array([s.tables["state"].usual for s in members])
-    for i, summary in enumerate(members):
-        others = np.delete(steps, i, axis=0).max(0)
-        odd = (steps[i] > 20 * usual[i]) & (steps[i] > 10 * others) & (others > _TINY)
-        if odd.any():
-            dim = int(np.flatnonzero(odd)[0])
-            yield Fault(
-                "E_DATA_JUMP",
-                f"dimension {dim} jumps by {steps[i][dim]:.4g}; no other episode steps further "
-                f"than {others[dim]:.4g}",
-                "split the episode there or drop it; look for a reset or a hand-over",
-                episode=summary.index,
-                frame=int(summary.tables["state"].at[dim]) + 1,
-                field="state",
-                count=int(odd.sum()),
-            )
+    tables = [s.tables["state"] for s in members]
+    order = np.sort([t.step for t in tables], axis=0)
+    for summary, table in zip(members, tables, strict=True):
+        others = np.where(table.step == order[-1], order[-2], order[-1])
+        odd = (table.step > 20 * table.usual) & (table.step > 10 * others) & (others > _TINY)
+        for dim in np.flatnonzero(odd)[:1]:
+            yield _jump(summary, int(dim), float(others[dim]), int(odd.sum()))
+
+
+def _jump(summary: Summary, dim: int, others: float, count: int) -> Fault:
+    table = summary.tables["state"]
+    returns = bool(table.spike[dim] > 0.5 * table.step[dim])
+    return Fault(
+        "E_DATA_SPIKE" if returns else "E_DATA_JUMP",
+        f"dimension {dim} {'leaves for one frame' if returns else 'jumps'} by "
+        f"{table.step[dim]:.4g}; no other episode steps further than {others:.4g}",
+        "interpolate the frame, or drop the episode"
+        if returns
+        else "split the episode there, or drop it; look for a reset or a hand-over",
+        episode=summary.index,
+        frame=int(table.spike_at[dim] if returns else table.at[dim] + 1),
+        field="state",
+        count=count,
+    )
 
 
 def clipped_actions(summaries: Sequence[Summary], spec: Spec) -> Faults:

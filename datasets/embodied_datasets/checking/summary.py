@@ -29,7 +29,9 @@ class Column:
     Attributes:
         step: the largest change from one frame to the next, whole turns of angles not counted.
         usual: the third largest, which a jump and its return leave out.
-        at: the frame of the largest.
+        at: the frame before the largest.
+        spike: the largest change that the next frame takes back.
+        spike_at: the frame between the two.
         at_low, at_high: how many values equal the smallest and the largest.
         few: whether there are at most three distinct values.
     """
@@ -41,6 +43,8 @@ class Column:
     step: Floats
     usual: Floats
     at: NDArray[np.int64]
+    spike: Floats
+    spike_at: NDArray[np.int64]
     at_low: NDArray[np.int64]
     at_high: NDArray[np.int64]
     few: NDArray[np.bool_]
@@ -97,6 +101,7 @@ def _column(table: Floats) -> Column:
     steps = abs(np.diff(table, axis=0))
     for turn in (2 * np.pi, 360.0):  # an angle that wraps has not jumped
         steps = np.where(abs(steps - turn) < 0.05 * turn, abs(steps - turn), steps)
+    spike, spike_at = _spike(np.diff(table, axis=0))
     ordered = np.sort(steps, axis=0) if len(steps) > 2 else np.zeros((3, table.shape[1]))
     ranked = np.sort(table, axis=0)
     return Column(
@@ -107,10 +112,21 @@ def _column(table: Floats) -> Column:
         step=ordered[-1],
         usual=ordered[-3],
         at=steps.argmax(0) if len(steps) else np.zeros(table.shape[1], np.int64),
+        spike=spike,
+        spike_at=spike_at,
         at_low=(table == low).sum(0),
         at_high=(table == high).sum(0),
         few=(np.diff(ranked, axis=0) > 0).sum(0) <= 2,
     )
+
+
+def _spike(steps: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """The largest step of each dimension that the next one undoes, and the frame it leads to."""
+    if len(steps) < 2:
+        return np.zeros(steps.shape[1]), np.zeros(steps.shape[1], np.int64)
+    there, back = steps[:-1], steps[1:]
+    size = np.where(there * back < 0, np.minimum(abs(there), abs(back)), 0.0)
+    return size.max(0), size.argmax(0) + 1
 
 
 def _path(table: Floats) -> Floats:
