@@ -239,19 +239,23 @@ def _episode(
 
     try:
         file = locate("data_path", lerobot_schema.DATA_PATH, "data")
-        videos = {
-            camera: (
-                locate(
-                    "video_path", lerobot_schema.VIDEO_PATH, f"videos/{camera}", video_key=camera
-                ),
-                float(facts[f"videos/{camera}/from_timestamp"]),
-            )
-            for camera in cameras
-        }
+        videos = {}
+        for name in cameras:
+            path = locate("video_path", lerobot_schema.VIDEO_PATH, f"videos/{name}", video_key=name)
+            videos[name] = (path, _start(facts[f"videos/{name}/from_timestamp"]))
+        if not 0 <= int(facts["length"]) <= MAX_ROWS:
+            raise ValueError(f"length is {facts['length']}, expected 0 to {MAX_ROWS}")
         return RawEpisode(index, facts | {"length": int(facts["length"])}, file, videos)
-    except (ValueError, TypeError) as error:
-        code = (
-            "E_DATA_PATH" if "path" in str(error) or "leads out" in str(error) else "E_DATA_INDEX"
-        )
-        report(_fault(code, str(error)[:300], lerobot_schema.INFO_PATH, episode=index))
+    except (ValueError, TypeError, OSError) as error:
+        text = str(error)[:300]
+        code = "E_DATA_PATH" if "path template" in text or "leads out" in text else "E_DATA_INDEX"
+        report(_fault(code, text, lerobot_schema.INFO_PATH, episode=index))
         return None
+
+
+def _start(value: Any) -> float:
+    """The time of a film's frame in s."""
+    start = float(value)
+    if not 0 <= start < 1e9:  # NaN as well
+        raise ValueError(f"from_timestamp is {start}, expected seconds from the film's start")
+    return start
