@@ -462,6 +462,14 @@ def copied(name: str, target: str) -> Callable[[Path], None]:
     return edit
 
 
+def many_equal_rows(root: Path) -> None:
+    """Twelve million numbers in some kilobytes."""
+    table = pq.read_table(root / DATA)
+    count = 10**6
+    columns = {name: pa.nulls(count, table.schema.field(name).type) for name in table.schema.names}
+    pq.write_table(pa.table(columns), root / DATA, compression="zstd")
+
+
 FILE_FAULTS: dict[str, tuple[str, Callable[[Path], None], dict[str, Any]]] = {
     "nan in the table": (
         "E_DATA_NAN",
@@ -593,6 +601,7 @@ FILE_FAULTS: dict[str, tuple[str, Callable[[Path], None], dict[str, Any]]] = {
         key(INFO, "data_path", "../../{chunk_index}{file_index}.parquet"),
         {"file": Path(INFO), "episode": 0},
     ),
+    "bomb": ("E_DATA_TOO_LARGE", many_equal_rows, {"file": Path(DATA)}),
     "broken header": ("E_DATA_HEADER", truncate(INFO), {"file": Path(INFO)}),
     "nonsense feature": (
         "E_DATA_HEADER",
@@ -794,7 +803,8 @@ def raised_by_the_checks() -> set[str]:
 
 def test_every_code_is_documented_and_every_documented_code_is_tested() -> None:
     tested = {code for code, _, _ in [*ARRAY_FAULTS.values(), *FILE_FAULTS.values()]}
-    elsewhere = {"E_DATA_UNREADABLE", "E_DATA_LEAK", "E_DATA_SPEC_DIFFERS", "E_DATA_TOO_LARGE"}
+    elsewhere = {"E_DATA_UNREADABLE", "E_DATA_LEAK", "E_DATA_SPEC_DIFFERS"}
+    elsewhere |= {"E_DATA_NORM_MISSING", "E_DATA_NORM_SIZE", "E_DATA_NORM_FIT"}
     assert raised_by_the_checks() == documented()
     assert documented() == tested | elsewhere
     assert len(tested) >= 25

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,7 @@ def _check(options: argparse.Namespace) -> int:
     inspection = inspect_path(options.path, format=options.format)
     beside = [inspect_path(path, format=options.format) for path in options.against]
     faults = [*inspection.faults, *(f for other in beside for f in compare(inspection, other))]
-    inspection = _with_faults(inspection, faults)
+    inspection = dataclasses.replace(inspection, faults=faults)
     changes = _fix(options, inspection) if options.fix else []
     if options.json:
         plain = inspection.as_json(strict=options.strict) | {"changes": changes}
@@ -77,11 +78,6 @@ def _check(options: argparse.Namespace) -> int:
         for change in changes:
             print(f"fixed: {change}")
     return inspection.exit_code(strict=options.strict)
-
-
-def _with_faults(inspection: Inspection, faults: Sequence[Fault]) -> Inspection:
-    i = inspection
-    return Inspection(i.path, i.format, i.episodes, i.steps, faults, i.summaries, i.spec)
 
 
 def _fix(options: argparse.Namespace, inspection: Inspection) -> list[str]:

@@ -39,6 +39,7 @@ class Inspection:
         faults: in the order of the checks.
         summaries: of the episodes that could be looked at.
         spec: None where nothing could be read.
+        source: what was looked at, for those who want to see it.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Inspection:
     faults: Sequence[Fault]
     summaries: Sequence[Summary] = field(default=(), repr=False)
     spec: Spec | None = None
+    source: Episodes | None = field(default=None, repr=False)
 
     def exit_code(self, *, strict: bool = False) -> int:
         """0 clean, 1 faults found, 2 unreadable; warnings alone count where `strict`."""
@@ -129,7 +131,9 @@ def inspect_path(path: Path, *, format: str | None = None, **options: Any) -> In
     faults = [_with_file(fault, raw) for fault in faults]
     steps = sum(summary.length for summary in summaries)
     found = _located(path, list(dict.fromkeys(faults)))
-    return Inspection(path, known.name, len(summaries), steps, found, summaries, episodes.spec)
+    return Inspection(
+        path, known.name, len(summaries), steps, found, summaries, episodes.spec, episodes
+    )
 
 
 def as_fault(error: Exception, **place: Any) -> Fault:
