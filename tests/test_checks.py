@@ -23,7 +23,7 @@ from embodied_datasets.checking.against import compare
 from embodied_datasets.checking.commands import as_text, main
 from embodied_datasets.checking.run import Inspection, inspect_episodes, inspect_path
 from embodied_datasets.faults import Fault
-from embodied_datasets.formats import find_format
+from embodied_datasets.formats import find_format, open_episodes
 from embodied_datasets.lerobot_writer import LeRobotWriter
 
 ROOT = Path(__file__).parents[1]
@@ -717,13 +717,32 @@ def real_sets() -> list[Path]:
     return found
 
 
-# What is truly wrong with public sets: the folder's name -> codes.
-KNOWN: Mapping[str, set[str]] = {}
+# What is truly wrong with public sets, as their READMEs say: name -> codes.
+BLACK, DOUBLED = {"E_DATA_IMAGE_BLANK"}, {"E_DATA_DUPLICATE"}
+KNOWN: Mapping[str, set[str]] = {
+    "bridge_dataset": BLACK,  # its fourth camera was never connected
+    "bridge_rlds_sample": BLACK,
+    "1.0.0": BLACK,
+    "older_variable_length": BLACK,
+    "g1_real_lerobot_v21": {"E_DATA_VIDEO_MISSING", "E_DATA_FILE_MISSING"},  # 96 films left out
+    # Segments were drawn with replacement.
+    "human_preferences": DOUBLED,
+    "Can__num100_q50_train.npz": DOUBLED,
+    "Can__num500_q100_eval.npz": DOUBLED,
+    "Lift__num100_q50_eval.npz": DOUBLED,
+    "Lift__num100_q50_train.npz": DOUBLED,
+    "Lift__num500_q100_eval.npz": DOUBLED,
+}
 
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("path", real_sets(), ids=lambda path: path.name)
 def test_real_data_raise_no_false_alarm(path: Path) -> None:
+    try:
+        open_episodes(path)
+    except ValueError as error:
+        if "codebase_version" in str(error):
+            pytest.skip(f"there is no reader of this version yet: {error}")
     errors = [f for f in inspect_path(path).faults if f.severity == "error"]
     known = KNOWN.get(path.name, set())
     assert [str(fault) for fault in errors if fault.code not in known] == []

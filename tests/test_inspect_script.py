@@ -95,7 +95,7 @@ def test_exit_codes_tell_clean_from_faulty_from_unreadable(
     (clean / INFO).write_text(json.dumps(info | {"total_frames": 1}))
     capsys.readouterr()
     assert main(["check", "--json", str(clean)]) == 1
-    assert json.loads(capsys.readouterr().out)["codes"] == {"E_DATA_COUNTS": 1}
+    assert json.loads(capsys.readouterr().out)["codes"]["E_DATA_COUNTS"] == 1
     assert main(["check", str(clean.parent / "none")]) == 2
 
 
