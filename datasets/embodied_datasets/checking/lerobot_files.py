@@ -25,9 +25,17 @@ _FETCH = "fetch or record it again"
 
 @dataclass(frozen=True)
 class RawEpisode:
-    """A row of the episodes' table: `facts`, its data file, and its videos by camera's feature."""
+    """A row of the episodes' table.
+
+    Attributes:
+        start: number of rows of all episodes before it.
+        facts: the row itself, statistics left out.
+        file: of its data.
+        videos: a camera's feature -> (file, time of the first frame in s).
+    """
 
     index: int
+    start: int
     facts: Mapping[str, Any]
     file: Path
     videos: Mapping[str, tuple[Path, float]]
@@ -204,6 +212,7 @@ def _episodes(
         names += [f"videos/{camera}/{name}" for name in (*_PLACES, "from_timestamp")]
     flags = ["success", "terminated", "truncated"]
     found: list[RawEpisode] = []
+    index = start = 0
     for path in files:
         texts = ["info"]
         columns = read_columns(root, path, [*names, *flags, *texts], report, texts)
@@ -218,8 +227,9 @@ def _episodes(
         lists |= {} if info_texts is None else {"info": _texts(info_texts)}
         for i in range(len(lists["length"])):
             facts = {name: values[i] for name, values in lists.items()}
-            episode = _episode(root, info, facts, len(found), cameras, report)
+            episode = _episode(root, info, facts, (index, start), cameras, report)
             found += [episode] if episode is not None else []
+            index, start = index + 1, start + (episode.length if episode else 0)
     return found
 
 
@@ -227,7 +237,7 @@ def _episode(
     root: Path,
     info: Mapping[str, Any],
     facts: dict[str, Any],
-    index: int,
+    place: tuple[int, int],
     cameras: Mapping[str, Any],
     report: Report,
 ) -> RawEpisode | None:
@@ -245,11 +255,11 @@ def _episode(
             videos[name] = (path, _start(facts[f"videos/{name}/from_timestamp"]))
         if not 0 <= int(facts["length"]) <= MAX_ROWS:
             raise ValueError(f"length is {facts['length']}, expected 0 to {MAX_ROWS}")
-        return RawEpisode(index, facts | {"length": int(facts["length"])}, file, videos)
+        return RawEpisode(*place, facts | {"length": int(facts["length"])}, file, videos)
     except (ValueError, TypeError, OSError) as error:
         text = str(error)[:300]
         code = "E_DATA_PATH" if "path template" in text or "leads out" in text else "E_DATA_INDEX"
-        report(_fault(code, text, lerobot_schema.INFO_PATH, episode=index))
+        report(_fault(code, text, lerobot_schema.INFO_PATH, episode=place[0]))
         return None
 
 

@@ -55,12 +55,11 @@ def _check_counts(raw: RawSet, report: Report) -> None:
 
 
 def _check_indices(raw: RawSet, report: Report) -> None:
-    start = 0
-    for position, episode in enumerate(raw.episodes):
+    for episode in raw.episodes:
         wanted = {
-            "episode_index": position,
-            "dataset_from_index": start,
-            "dataset_to_index": start + episode.length,
+            "episode_index": episode.index,
+            "dataset_from_index": episode.start,
+            "dataset_to_index": episode.start + episode.length,
         }
         for name, value in wanted.items():
             if episode.facts[name] != value:
@@ -70,11 +69,10 @@ def _check_indices(raw: RawSet, report: Report) -> None:
                         f"is {episode.facts[name]}, expected {value}",
                         "write the set anew (--fix does); its rows would be mixed up",
                         file=Path("meta/episodes"),
-                        episode=position,
+                        episode=episode.index,
                         field=name,
                     )
                 )
-        start += episode.length
 
 
 def _check_leftovers(raw: RawSet, report: Report) -> None:

@@ -201,12 +201,11 @@ class RawRows:
 def _check_numbering(
     raw: RawSet, file: Path, episode: RawEpisode, part: Mapping[str, Array], report: Report
 ) -> None:
-    first = sum(e.length for e in raw.episodes[: episode.index])
     steps = np.arange(episode.length)
     wanted = {
         "frame_index": steps,
         "episode_index": steps * 0 + episode.index,
-        "index": first + steps,
+        "index": episode.start + steps,
     }
     for name, values in wanted.items():
         bad = part[name] != values if name in part else np.zeros(0, bool)

@@ -128,7 +128,7 @@ def inspect_path(path: Path, *, format: str | None = None, **options: Any) -> In
         return Inspection(path, known.name, 0, 0, _located(path, faults))
     locate = (lambda i: raw.entries[i].index) if raw is not None else (lambda i: i)
     summaries = inspect_episodes(episodes, faults.append, locate)
-    faults = [_with_file(fault, raw) for fault in faults]
+    faults = _with_files(faults, raw)
     steps = sum(summary.length for summary in summaries)
     found = _located(path, list(dict.fromkeys(faults)))
     return Inspection(
@@ -154,13 +154,15 @@ def _read_raw(path: Path, report: Report) -> RawRows | None:
     return rows if len(rows) else None
 
 
-def _with_file(fault: Fault, raw: RawRows | None) -> Fault:
-    """Names the file that an episode lies in, where a check of arrays could not know it."""
-    if raw is None or fault.file is not None or fault.episode is None:
-        return fault
-    files = {entry.index: entry.file for entry in raw.entries}
-    file = files[fault.episode]
-    return dataclasses.replace(fault, file=file.relative_to(raw.root))
+def _with_files(faults: Sequence[Fault], raw: RawRows | None) -> list[Fault]:
+    """Names the files that episodes lie in, where a check of arrays could not know them."""
+    files = {} if raw is None else {e.index: e.file.relative_to(raw.root) for e in raw.entries}
+    return [
+        dataclasses.replace(fault, file=files[fault.episode])
+        if fault.file is None and fault.episode in files
+        else fault
+        for fault in faults
+    ]
 
 
 def _located(path: Path, faults: Sequence[Fault]) -> list[Fault]:

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 POINTS = 12
 """Moments of an episode that near-duplicates are compared at."""
 _TINY = 1e-9
-_MAX_COMPARED = 4000
+_MAX_COMPARED = 2000
 _NEAR = 1e-3
 """Distance of near-duplicates, in standard deviations of the set; people never come so close."""
 
@@ -144,7 +144,10 @@ def _digest(episode: Episode) -> str:
 
 
 def near_pairs(summaries: Sequence[Summary]) -> list[tuple[Summary, Summary]]:
-    """Pairs of about equal length that run side by side; each episode with its first double."""
+    """Pairs of about equal length that run side by side; each episode with its first double.
+
+    Of very large sets only the first 2,000 episodes are compared.
+    """
     members = [s for s in summaries if s.path is not None and s.length > 1][:_MAX_COMPARED]
     widths = {s.path.shape for s in members if s.path is not None}
     if len(members) < 2 or len(widths) != 1:
