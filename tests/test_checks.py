@@ -725,6 +725,7 @@ KNOWN: Mapping[str, set[str]] = {
     "1.0.0": BLACK,
     "older_variable_length": BLACK,
     "g1_real_lerobot_v21": {"E_DATA_VIDEO_MISSING", "E_DATA_FILE_MISSING"},  # 96 films left out
+    "umi_cup_in_the_wild": {"E_DATA_FEATURE"},  # it has no actions
     # Segments were drawn with replacement.
     "human_preferences": DOUBLED,
     "Can__num100_q50_train.npz": DOUBLED,

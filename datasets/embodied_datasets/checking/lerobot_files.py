@@ -68,6 +68,8 @@ class RawSet:
 def read_raw(root: Path, report: Report) -> RawSet | None:
     """Reads the metadata; None where they are of another version or say nothing usable."""
     path = root / lerobot_schema.INFO_PATH
+    if not (path.exists() or path.is_symlink()):
+        return None
     try:
         info = lerobot_schema.read_json(lerobot_schema.inside(root, lerobot_schema.INFO_PATH))
         if info.get("codebase_version") != lerobot_schema.CODEBASE_VERSION:
