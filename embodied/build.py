@@ -97,7 +97,10 @@ def instantiate(
 def resolve(config: Any) -> dict[str, Any]:
     """A composed config as plain dicts and lists, every reference replaced by its value."""
     config = config if OmegaConf.is_config(config) else OmegaConf.create(config)
-    found = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        keys = ", ".join(missing)
+        raise ConfigError(f"E_CONFIG_MISSING: {keys} must be given; add {missing[0]}=VALUE")
+    found = OmegaConf.to_container(config, resolve=True)
     if not isinstance(found, dict):
         raise ConfigError(f"E_CONFIG_KEY: expected a mapping, got {type(found).__name__}")
     return {str(key): value for key, value in found.items()}

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from embodied.data.sketches import Camera
 from embodied_datasets import rendered
 from embodied_datasets.lerobot import LeRobotDataset
 from embodied_datasets.rendered import render, with_cameras
@@ -88,6 +89,12 @@ def test_a_task_of_meta_world_is_drawn_as_collecting_would(tmp_path: Path) -> No
     assert drawn.spec.render_profile == "fast"
     assert drawn.spec.cameras == {"corner2": (16, 16), "gripperPOV": (16, 16)}
     assert drawn[0].images["corner2"].std() > 10
+    # The wrist's camera moves with the hand; the other one sees where the hand is.
+    assert drawn[0].info["cameras"].keys() == {"corner2"}
+    camera = Camera.of(drawn[0].info["cameras"]["corner2"])
+    pixels, depths = camera.project(drawn[0].state[:, :3])
+    assert (depths > 0.5).all()
+    assert ((pixels > 0) & (pixels < 16)).all()
     with pytest.raises(ValueError, match="render_profile: fast in the folder, faithful now"):
         gather(dataclasses.replace(suite, render_profile="faithful"), tmp_path / "drawn", **size)
     with pytest.raises(ValueError, match="holds render_profile fast, not native; choose another"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -241,3 +242,34 @@ def test_a_late_choice_works_and_a_forgotten_renderer_leaves_without_a_word(
 ) -> None:
     done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("camera", ["front", "hanging", "aslant"])
+def test_matrices_say_where_a_point_appears(camera: str) -> None:
+    if choose_backend() is None:
+        pytest.skip("no OpenGL without a display on this machine")
+    mujoco = pytest.importorskip("mujoco")
+    dot = '<geom type="sphere" size=".03" pos="{}" rgba="1 1 1 1"/>'
+    aslant = '<camera name="aslant" pos="1 -2 1" xyaxes="2 1 0 -.5 1 2" fovy="60"/>'
+    for point in ([0.4, 0.1, 0.3], [-0.3, 0.5, -0.2]):
+        parts = (aslant, dot.format(" ".join(map(str, point))))
+        text = re.sub("<geom.*?/>", "", SCENE).replace(
+            "</worldbody>", f"{''.join(parts)}</worldbody>"
+        )
+        model = mujoco.MjModel.from_xml_string(text)
+        data = mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        with FrameRenderer(model, (120, 160), camera=camera) as renderer:
+            rows, columns = np.nonzero(renderer.frame(data).max(-1) > 128)
+            matrices = renderer.matrices()
+        assert matrices is not None
+        assert matrices["size"] == [120, 160]
+        inside = np.array(matrices["extrinsics"]) @ [*point, 1.0]
+        pixel = np.array(matrices["intrinsics"]) @ inside
+        found = (columns.mean(), rows.mean())
+        np.testing.assert_allclose(pixel[:2] / pixel[2], found, atol=0.6)
+
+
+def test_a_camera_that_moves_has_no_matrices(scene: tuple[Any, Any]) -> None:
+    with FrameRenderer(scene[0], (8, 8)) as renderer:
+        assert renderer.matrices() is None

@@ -15,7 +15,7 @@ class Fault:
     """Something wrong at one place of a data set.
 
     Attributes:
-        code: its class, "E_DATA_" and what it is.
+        code: its class, `E_DATA_` and what it is.
         message: what was found and what was expected.
         remedy: what to do about it.
         severity: "error" where a policy would learn something wrong or reading fails, "warning"

@@ -25,6 +25,7 @@ from embodied_datasets.lerobot import LeRobotDataset
 from embodied_datasets.lerobot_catalog import read_catalog
 from embodied_datasets.lerobot_writer import record
 from embodied_datasets.recording import fill, settle, spec_of
+from embodied_datasets.scripted_rollout import camera_facts
 
 _CONFIG = "rendering.json"
 _COLLECTION = "collection.json"
@@ -78,8 +79,8 @@ def render(
 ) -> int:
     """Writes the episodes of `source` to `root` with the images of the suite, or what is missing.
 
-    All but the images is the source's, byte for byte; the images are those that collecting in the
-    suite would have recorded.
+    All but the images, and the info's `cameras`, is the source's, byte for byte; the images are
+    those that collecting in the suite would have recorded.
 
     Args:
         suite: the suite that the source was collected in, with cameras (see `with_cameras`).
@@ -169,7 +170,8 @@ class _Recorder:
             for name, film in frames.items():
                 film.append(np.array(observation[name]))
         images = {name: np.stack(each) for name, each in frames.items()}
-        drawn = dataclasses.replace(episode, images=images)
+        info = {**episode.info, **camera_facts(self._env)}
+        drawn = dataclasses.replace(episode, images=images, info=info)
         record(self._incoming, job.key, drawn, spec=self._spec)
 
     def close(self) -> None:

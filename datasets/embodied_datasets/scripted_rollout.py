@@ -114,8 +114,15 @@ def run_episode(
             "noise": noise,
             "retries": attempt,
             **_subtasks(expert),
+            **camera_facts(env),
         },
     )
+
+
+def camera_facts(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
+    """What an episode's info says of its cameras: the matrices by which points become pixels."""
+    matrices: dict[str, Any] = getattr(env.unwrapped, "camera_matrices", dict)()
+    return {"cameras": matrices} if matrices else {}
 
 
 def _subtasks(expert: Expert) -> dict[str, Any]:

@@ -128,6 +128,12 @@ class MetaWorldEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         """The library's (39,) vector with the goal, whatever the policy may see; for experts."""
         return self._full.copy()
 
+    def camera_matrices(self) -> dict[str, Any]:
+        """`FrameRenderer.matrices` of the cameras that observations show and that stay in place."""
+        size, profile = self._suite.image_size, PROFILES[self._suite.render_profile]
+        found = {name: self._renderers[name, size, profile].matrices() for name in self._cameras}
+        return {name: matrices for name, matrices in found.items() if matrices is not None}
+
     def render(self) -> NDArray[np.uint8]:
         """What the first camera sees, upright, (h, w, 3)."""
         if self._render_size is None:

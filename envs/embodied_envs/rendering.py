@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import math
 import os
 import subprocess
 import sys
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,6 +165,25 @@ class FrameRenderer:
         image = _shrink(image, self._supersampling)
         return np.ascontiguousarray(image[::-1, ::-1] if self._turn else image)
 
+    def matrices(self) -> dict[str, Any] | None:
+        """Where points of the world appear in its frames; None for a camera that moves.
+
+        `intrinsics` (3, 3) in pixels, `extrinsics` (3, 4) from the world's frame in m to the
+        camera's, which has x to the right of the image, y down and z into the scene; `size` (h, w).
+        All are lists, so that they can be recorded.
+        """
+        if not _is_fixed(self._model, self._camera):
+            return None
+        height, width = (side // self._supersampling for side in self._sides)
+        focal = height / 2 / math.tan(math.radians(self._model.cam_fovy[self._camera]) / 2)
+        axes = np.array([-1, 1, -1] if self._turn else [1, -1, -1])  # MuJoCo looks along -z, y up
+        rotation = axes[:, None] * self._model.cam_mat0[self._camera].reshape(3, 3).T
+        place = -rotation @ self._model.cam_pos[self._camera]
+        centre = (width - 1) / 2, (height - 1) / 2  # of the pixels' centres
+        intrinsics = [[focal, 0.0, centre[0]], [0.0, focal, centre[1]], [0.0, 0.0, 1.0]]
+        extrinsics = np.concatenate([rotation, place[:, None]], axis=1).tolist()
+        return {"intrinsics": intrinsics, "extrinsics": extrinsics, "size": [height, width]}
+
     def close(self) -> None:
         """Gives up its share of what OpenGL holds; may be called twice."""
         if self._canvas is not None:
@@ -192,13 +212,18 @@ def _camera_number(model: mujoco.MjModel, camera: str | int) -> int:
 
 def _hangs_upside_down(model: mujoco.MjModel, camera: int) -> bool:
     """Whether a camera that never turns has its up axis pointing down."""
-    import mujoco
-
-    fixed = mujoco.mjtCamLight.mjCAMLIGHT_FIXED
-    if camera < 0 or model.cam_bodyid[camera] != 0 or model.cam_mode[camera] != fixed:
+    if not _is_fixed(model, camera):
         return False
     up = model.cam_mat0[camera].reshape(3, 3)[:, 1]  # in world axes
     return bool(up[2] < -1e-6)
+
+
+def _is_fixed(model: mujoco.MjModel, camera: int) -> bool:
+    """Whether a camera is fixed to the world."""
+    import mujoco
+
+    fixed = mujoco.mjtCamLight.mjCAMLIGHT_FIXED
+    return bool(camera >= 0 and model.cam_bodyid[camera] == 0 and model.cam_mode[camera] == fixed)
 
 
 def _shrink(image: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:

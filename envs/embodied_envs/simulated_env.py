@@ -157,6 +157,15 @@ class SimulatedEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         """The simulator's whole observation, whatever the policy may see; for experts."""
         return self._full.copy()
 
+    def camera_matrices(self) -> dict[str, Any]:
+        """`FrameRenderer.matrices` of the cameras that observations show and that stay in place."""
+        size, profile = self._suite.image_size, PROFILES[self._suite.render_profile]
+        found = {
+            name: self._renderers[camera, size, profile].matrices()
+            for name, camera in self._cameras.items()
+        }
+        return {name: matrices for name, matrices in found.items() if matrices is not None}
+
     def render(self) -> NDArray[np.uint8]:
         """What the first camera sees, upright, (h, w, 3)."""
         if self._render_size is None:

@@ -77,7 +77,7 @@ def find_format(path: Path, name: str | None = None) -> Format:
     known = all_formats()
     if name is not None:
         if name not in known:
-            raise KeyError(f"format must be one of {sorted(known)}, got {name!r}")
+            raise ValueError(f"format must be one of {sorted(known)}, got {name!r}")
         return known[name]
     if not path.exists():
         raise FileNotFoundError(
@@ -92,12 +92,24 @@ def find_format(path: Path, name: str | None = None) -> Format:
     return found[0]
 
 
-def open_episodes(path: str | Path, *, format: str | None = None, **options: Any) -> Episodes:
+def open_episodes(
+    path: str | Path,
+    *,
+    format: str | None = None,
+    labels: Sequence[str] | None = None,
+    **options: Any,
+) -> Episodes:
     """The episodes in a file or folder of any readable format.
 
     Args:
         format: the name of its format; None looks.
+        labels: which layers of labels are put on them, in this order (see
+            `embodied_datasets.labels`); None means all, the oldest first.
         options: what that format's reader takes.
     """
+    from embodied_datasets.labels import Labelled, layers
+
     path = Path(path)
-    return find_format(path, format).open(path, **options)
+    episodes = find_format(path, format).open(path, **options)
+    names = layers(path) if labels is None else labels
+    return Labelled(path, episodes, names) if names else episodes

@@ -1,0 +1,168 @@
+"""Trajectory sketches: the path of a hand, drawn as a camera would have seen it.
+
+RT-Trajectory (Gu et al. 2024, arXiv:2311.01977, Sec. 3.2): colours tell time and height, circles
+tell where the gripper begins to close and to open.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+Vector = NDArray[np.float64]
+_MAX_POINTS = 100_000
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera, x to the right of the image, y down, z into the scene.
+
+    Attributes:
+        intrinsics: (3, 3), in pixels of an image of `size`.
+        extrinsics: (3, 4) [R|t] from the robot's frame (m) to the camera's.
+        size: (height, width) in pixels.
+    """
+
+    intrinsics: Vector
+    extrinsics: Vector
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Self:
+        """From what `episode.info["cameras"]` or a file says: the fields as lists."""
+        arrays = {}
+        for name, shape in (("intrinsics", (3, 3)), ("extrinsics", (3, 4))):
+            array = np.asarray(facts.get(name), np.float64)
+            if array.shape != shape or not np.isfinite(array).all():
+                raise ValueError(
+                    f"a camera's {name} must be {shape} finite numbers, got {facts.get(name)!r}"
+                )
+            arrays[name] = array
+        height, width = facts["size"]
+        return cls(**arrays, size=(int(height), int(width)))
+
+    def project(self, points: NDArray[np.floating]) -> tuple[Vector, Vector]:
+        """Where points (L, 3) appear, u = K [R|t] p: pixels (L, 2) as (x, y), and depths (L,) in m.
+
+        A point behind the camera has a depth below 0 and no meaningful pixel.
+        """
+        inside = points @ self.extrinsics[:, :3].T + self.extrinsics[:, 3]
+        seen = inside @ self.intrinsics.T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return seen[:, :2] / seen[:, 2:], inside[:, 2]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A path in an image.
+
+    Attributes:
+        points: (L, 2) pixels (x, y) of an image of `size`, in order of time.
+        heights: (L,) in m above any level.
+        closes, opens: the points at which the gripper begins to close on something, and the first
+            at which it no longer does; None where it never does.
+        size: (height, width) in pixels.
+    """
+
+    points: Vector
+    heights: Vector
+    size: tuple[int, int]
+    closes: int | None = None
+    opens: int | None = None
+
+    def to_json(self) -> str:
+        """The content of LeRobot's `trace` annotations."""
+        facts = {
+            "points": np.round(self.points, 2).tolist(),
+            "heights": np.round(self.heights, 4).tolist(),
+            "size": list(self.size),
+            "closes": self.closes,
+            "opens": self.opens,
+        }
+        return json.dumps(facts)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises ValueError where the text is no trace."""
+        facts = json.loads(text)
+        points = np.asarray(facts["points"], np.float64).reshape(-1, 2)
+        heights = np.asarray(facts["heights"], np.float64)
+        marks = [facts.get("closes"), facts.get("opens")]
+        sound = len(heights) == len(points) and 0 < len(points) <= _MAX_POINTS
+        if not sound or any(mark is not None and not 0 <= mark < len(points) for mark in marks):
+            raise ValueError(
+                f"a trace needs 1 to {_MAX_POINTS} points, as many heights and marks among them, "
+                f"got {len(points)} points, {len(heights)} heights and marks {marks}"
+            )
+        height, width = facts["size"]
+        return cls(points, heights, (int(height), int(width)), *marks)
+
+    def scaled(self, size: tuple[int, int]) -> Self:
+        """The same path in an image of another size."""
+        factor = np.array([size[1] / self.size[1], size[0] / self.size[0]])
+        return type(self)(self.points * factor, self.heights, size, self.closes, self.opens)
+
+
+def grips(closing: NDArray[np.floating], threshold: float) -> tuple[int | None, int | None]:
+    """When a gripper begins to hold something, and when it lets go.
+
+    Args:
+        closing: (L,) how far the gripper is commanded to close beyond what it does: a gripper that
+            is blocked by an object does not reach its command.
+        threshold: above which it interacts.
+    """
+    interacting = np.flatnonzero(np.asarray(closing) > threshold)
+    if not len(interacting):
+        return None, None
+    first = int(interacting[0])
+    after = np.flatnonzero(np.asarray(closing[first:]) <= threshold)
+    return first, first + int(after[0]) if len(after) else None
+
+
+def draw(trace: Trace, *, with_height: bool = True, width: int = 2) -> NDArray[np.uint8]:
+    """The sketch (h, w, 3), RGB on black.
+
+    The segment from point t to t + 1 of T is red (t + 1) / T and, in the 2.5-D sketch, green by the
+    height of its end between the least and the largest. A green circle marks where the gripper
+    closes, a blue one where it opens.
+
+    Args:
+        with_height: False draws the 2-D sketch.
+        width: of the line, in pixels; circles have three times that radius.
+    """
+    height, image_width = trace.size
+    image = Image.new("RGB", (image_width, height))
+    canvas = ImageDraw.Draw(image)
+    points = [tuple(point) for point in trace.points.tolist()]
+    reds = np.arange(1, len(points) + 1) / len(points)
+    greens = _spread(trace.heights) if with_height else np.zeros(len(points))
+    for t in range(len(points) - 1):
+        colour = (round(255 * reds[t]), round(255 * greens[t + 1]), 0)
+        canvas.line([points[t], points[t + 1]], fill=colour, width=width)
+    for mark, circle in ((trace.closes, (0, 255, 0)), (trace.opens, (0, 0, 255))):
+        if mark is not None:
+            canvas.circle(points[mark], 3 * width, fill=circle)
+    return np.asarray(image)
+
+
+def following_error(path: Vector, sketch: Vector) -> float:
+    """How far a path (L, 2) strays from a sketch (M, 2): the mean over the path's points of the
+    distance to the nearest point of the sketch's polyline, in the unit of both."""
+    starts = sketch if len(sketch) == 1 else sketch[:-1]
+    along = np.zeros_like(sketch) if len(sketch) == 1 else np.diff(sketch, axis=0)
+    lengths = np.maximum((along**2).sum(1), np.finfo(np.float64).tiny)
+    offsets = path[:, None] - starts  # (L, M, 2)
+    places = np.clip((offsets * along).sum(-1) / lengths, 0, 1)
+    gaps = np.linalg.norm(offsets - places[..., None] * along, axis=-1)
+    return float(gaps.min(1).mean())
+
+
+def _spread(heights: Vector) -> Vector:
+    low, high = heights.min(), heights.max()
+    return (heights - low) / (high - low) if high > low else np.zeros(len(heights))
