@@ -1,0 +1,1 @@
+"""What can be wrong with recorded data, and how good they are."""

@@ -1,0 +1,177 @@
+"""All checks over one data set: what is wrong, and whether it can be read at all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from embodied.structs import Episode, Episodes, Spec
+from embodied_datasets.checking import arrays, ends, images, motion, scales, sets
+from embodied_datasets.checking.common import checks_in
+from embodied_datasets.checking.lerobot_files import read_raw
+from embodied_datasets.checking.lerobot_meta import check_metadata
+from embodied_datasets.checking.lerobot_rows import RawRows
+from embodied_datasets.checking.summary import Summary, summarise
+from embodied_datasets.faults import DataError, Fault, Report
+from embodied_datasets.formats import find_format
+
+EPISODE_CHECKS = [check for module in (arrays, ends, motion, images) for check in checks_in(module)]
+SET_CHECKS = [check for module in (scales, sets) for check in checks_in(module)]
+
+READ_ERRORS = (ValueError, OSError, LookupError, TypeError, ArithmeticError, pa.ArrowException)
+"""What readers raise over damaged files; a missing library is the user's to install."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The outcome of all checks on one data set.
+
+    Attributes:
+        format: its name; None where no format was recognised.
+        episodes: how many could be looked at.
+        steps: how many these have.
+        faults: in the order of the checks.
+        summaries: of the episodes that could be looked at.
+        spec: None where nothing could be read.
+        source: what was looked at, for those who want to see it.
+    """
+
+    path: Path
+    format: str | None
+    episodes: int
+    steps: int
+    faults: Sequence[Fault]
+    summaries: Sequence[Summary] = field(default=(), repr=False)
+    spec: Spec | None = None
+    source: Episodes | None = field(default=None, repr=False)
+
+    def exit_code(self, *, strict: bool = False) -> int:
+        """0 clean, 1 faults found, 2 unreadable; warnings alone count where `strict`."""
+        if not self.episodes:
+            return 2
+        counted = [f for f in self.faults if strict or f.severity == "error"]
+        return 1 if counted else 0
+
+    def as_json(self, *, strict: bool = False) -> dict[str, Any]:
+        """Everything but the summaries, for machines."""
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "episodes": self.episodes,
+            "steps": self.steps,
+            "exit_code": self.exit_code(strict=strict),
+            "codes": dict(Counter(fault.code for fault in self.faults)),
+            "faults": [_plain(fault) for fault in self.faults],
+        }
+
+
+def inspect_episodes(
+    episodes: Episodes, report: Report, locate: Callable[[int], int] = lambda index: index
+) -> list[Summary]:
+    """Every check that needs no files; returns what is known of the episodes that can be read.
+
+    Args:
+        locate: position -> number of the episode in its set.
+    """
+    summaries: list[Summary] = []
+    for position in range(len(episodes)):
+        number = locate(position)
+        try:
+            episode = episodes[position]
+        except READ_ERRORS as error:
+            report(as_fault(error, episode=number))
+            continue
+        for fault in check_episode(number, episode, episodes.spec):
+            report(fault)
+        summaries.append(summarise(number, episode))
+    for check in SET_CHECKS:
+        for fault in check(summaries, episodes.spec):
+            report(fault)
+    return summaries
+
+
+def check_episode(number: int, episode: Episode, spec: Spec) -> Iterator[Fault]:
+    """Every fault of one episode by itself."""
+    for check in EPISODE_CHECKS:
+        yield from check(number, episode, spec)
+
+
+def inspect_path(path: Path, *, format: str | None = None, **options: Any) -> Inspection:
+    """Checks the data set in a file or folder, going on behind every fault as far as it can.
+
+    Args:
+        format: the name of its format; None looks.
+        options: what that format's reader takes.
+    """
+    faults: list[Fault] = []
+    try:
+        known = find_format(path, format)
+    except (ValueError, LookupError, OSError) as error:
+        return Inspection(path, None, 0, 0, [as_fault(error)])
+    if hasattr(known, "check"):
+        known.check(path, faults.append)
+    raw = _read_raw(path, faults.append) if known.name == "lerobot" else None
+    episodes: Episodes | None = raw
+    try:
+        opened = known.open(path, **options)
+        episodes = raw or opened
+    except READ_ERRORS as error:
+        if isinstance(error, DataError) or not any(f.severity == "error" for f in faults):
+            faults.append(as_fault(error))
+    if episodes is None:
+        return Inspection(path, known.name, 0, 0, _located(path, faults))
+    locate = (lambda i: raw.entries[i].index) if raw is not None else (lambda i: i)
+    summaries = inspect_episodes(episodes, faults.append, locate)
+    faults = _with_files(faults, raw)
+    steps = sum(summary.length for summary in summaries)
+    found = _located(path, list(dict.fromkeys(faults)))
+    return Inspection(
+        path, known.name, len(summaries), steps, found, summaries, episodes.spec, episodes
+    )
+
+
+def as_fault(error: Exception, **place: Any) -> Fault:
+    """The fault of a refusal; an error without one is a file that cannot be read."""
+    if isinstance(error, DataError):
+        return error.fault
+    text = str(error) or type(error).__name__
+    remedy = "fetch or record it again, or name its format"
+    return Fault("E_DATA_UNREADABLE", text[:600], remedy, **place)
+
+
+def _read_raw(path: Path, report: Report) -> RawRows | None:
+    raw = read_raw(path, report)
+    if raw is None:
+        return None
+    check_metadata(raw, report)
+    rows = RawRows(raw, report)
+    return rows if len(rows) else None
+
+
+def _with_files(faults: Sequence[Fault], raw: RawRows | None) -> list[Fault]:
+    """Names the files that episodes lie in, where a check of arrays could not know them."""
+    files = {} if raw is None else {e.index: e.file.relative_to(raw.root) for e in raw.entries}
+    return [
+        dataclasses.replace(fault, file=files[fault.episode])
+        if fault.file is None and fault.episode in files
+        else fault
+        for fault in faults
+    ]
+
+
+def _located(path: Path, faults: Sequence[Fault]) -> list[Fault]:
+    if not path.is_file():
+        return list(faults)
+    name = Path(path.name)
+    return [f if f.file is not None else dataclasses.replace(f, file=name) for f in faults]
+
+
+def _plain(fault: Fault) -> dict[str, Any]:
+    plain = dataclasses.asdict(fault)
+    return plain | {"file": None if fault.file is None else fault.file.as_posix()}
