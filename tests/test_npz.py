@@ -520,8 +520,11 @@ def test_an_archive_of_more_than_65535_members_is_counted(tmp_path: Path) -> Non
     path.write_bytes(entries + end64 + locator + end)
     with pytest.raises(DataError, match="lists 65537 members"), open_zip(path):
         pass
-    with open_zip(path, max_entries=2**17) as archive:
-        assert len(archive.namelist()) == count
+    with (
+        pytest.raises(DataError, match="does not lie in the file"),
+        open_zip(path, max_entries=2**17),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("name", ["../a", "a/../b", "/a", "..\\a", "C:\\a", "a\0b"])
