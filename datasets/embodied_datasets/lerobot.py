@@ -1,40 +1,60 @@
-"""Reading LeRobot v3.0 data sets, finalised or still being recorded."""
+"""Reading LeRobot data sets of any version, finalised or still being recorded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied.structs import Episode, Spec
+from embodied.structs import Annotation, Episode, Spec
 from embodied_datasets import lerobot_schema as schema
-from embodied_datasets.lerobot_arrays import check_arrays, check_budget, load_arrays
-from embodied_datasets.lerobot_catalog import Entry, read_catalog
-from embodied_datasets.lerobot_video import decode
+from embodied_datasets.faults import refuse
+from embodied_datasets.lerobot_arrays import check_arrays, join, load_arrays, starts_of
+from embodied_datasets.lerobot_catalog import read_catalog
+from embodied_datasets.lerobot_entries import Entry, Options
+from embodied_datasets.lerobot_finals import Final
+from embodied_datasets.lerobot_images import Clip, Film, Images, Stills
+from embodied_datasets.lerobot_language import from_columns
+from embodied_datasets.lerobot_tables import read_slice
+
+_logger = logging.getLogger(__name__)
 
 
 class LeRobotDataset:
-    """The episodes of a LeRobot v3.0 folder; implements `embodied.structs.Episodes`.
+    """The episodes of a LeRobot folder, v1, v2.0, v2.1 or v3.0; implements
+    `embodied.structs.Episodes`.
 
     All numbers are read and checked at once; images are decoded whenever an episode's `images`
-    are asked for one. Action bounds are those that our writer recorded, else the extremes of the
-    data. Where the set does not record `success`, it is whether `next.success` is ever true.
+    are asked for one. The state is `observation.state` together with all other vectors of floats
+    called `observation.*`; whatever else is numeric becomes `Episode.extras`. Action bounds are
+    those that our writer recorded, else the extremes of the data. Where the set does not record
+    `success`, it is whether `next.success` is ever true.
 
     Args:
-        root: the folder that holds `meta/`, or one that a `LeRobotWriter` records to.
+        root: the folder that holds `meta/` (v1: `train/`), or one that a `LeRobotWriter` records
+            to.
         only_success: leaves failures out. Episodes in which another task's expert acted
             (`info["expert"]` differs from `info["task"]`) were not judged, and stay.
         tasks: keeps the episodes whose `info["task"]`, or else instruction, is one of these.
         cameras: offers only these of the recorded cameras; None means all.
+        state: the columns that are the state, in this order; () for images alone.
+        action: the column of actions. "next.<column>" takes that column's values one frame later,
+            the last repeated: "next.observation.state" for sets that record no action.
+        video_folder: where the videos are, instead of `videos`; their sides are then those of the
+            files and not those in the metadata.
+        skip_missing_videos: leaves out the episodes that lack the video of an offered camera, and
+            names them in a warning.
+        instruction: of all episodes of a set that records none (v1); None takes the folder's name.
         max_bytes: refuses to hold more than this in memory: all numbers, or one episode's images.
 
-    Raises ValueError naming file, episode, frame and field where the data is not what it says.
+    Raises DataError naming file, episode, frame and field where the data is not what it says.
     """
 
     def __init__(
@@ -44,17 +64,27 @@ class LeRobotDataset:
         only_success: bool = False,
         tasks: Collection[str] | None = None,
         cameras: Sequence[str] | None = None,
+        state: Sequence[str] | None = None,
+        action: str = schema.ACTION,
+        video_folder: str | None = None,
+        skip_missing_videos: bool = False,
+        instruction: str | None = None,
         max_bytes: int = 8 * 2**30,
     ) -> None:
         self.root = Path(root)
-        self._catalog = read_catalog(self.root)
         self._max_bytes = max_bytes
+        chosen = None if state is None else tuple(state)
+        options = Options(chosen, action, video_folder, instruction)
+        with schema.relative_to(self.root):
+            self._catalog = read_catalog(self.root, options)
+            self._entries, arrays = load_arrays(self._catalog, max_bytes, refuse)
+            check_arrays(self._catalog, self._entries, arrays, refuse)
+        self._starts = starts_of(self._entries)
+        self._arrays = join(self._catalog.layout, arrays, self._starts)
         self._cameras = self._choose_cameras(cameras)
-        lengths = [entry.length for entry in self._catalog.entries]
-        self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        self._arrays = load_arrays(self._catalog, max_bytes)
-        check_arrays(self._catalog, self._arrays, self._starts)
         self._selection = self._select(only_success, tasks)
+        if skip_missing_videos:
+            self._skip_missing_videos()
         self.spec = self._make_spec()
 
     def __len__(self) -> int:
@@ -65,63 +95,77 @@ class LeRobotDataset:
 
     def __getitem__(self, index: int) -> Episode:
         number = self._selection[index]
-        entry = self._catalog.entries[number]
-        rows = slice(self._starts[number], self._starts[number + 1])
-        columns = {name: values[rows] for name, values in self._arrays.items()}
+        entry = self._entries[number]
+        columns = {name: values[self._rows(number)] for name, values in self._arrays.items()}
+        terminated, truncated = _ends(entry, columns)
+        extras = self._catalog.layout.extras
         return Episode(
-            state=columns[schema.STATE],
-            action=columns[schema.ACTION],
+            state=columns["state"],
+            action=columns["action"],
             instruction=self._instruction(number),
             reward=columns.get(schema.REWARD),
             images=self._images(entry, columns[schema.TIMESTAMP]),
             expert_action=columns.get(schema.EXPERT_ACTION),
             success=self._success(number),
-            terminated=entry.flags.get("terminated", False),
-            truncated=entry.flags.get("truncated", False),
-            info=json.loads(entry.info),
+            terminated=terminated,
+            truncated=truncated,
+            info=_info(entry),
+            extras={name: columns[name] for name in extras},
+            final={} if entry.final is None else Final(self.root, entry.final, self._max_bytes),
+            annotations=self._annotations(entry),
         )
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all files that the offered episodes come from, and which were chosen."""
-        entries = self._catalog.entries
-        files = {*self._catalog.files, *(entry.file for entry in entries)}
-        files |= {entry.videos[camera][0] for entry in entries for camera in self._cameras}
-        digest = hashlib.sha256(json.dumps([self._selection, self._cameras]).encode())
+        entries = [self._entries[i] for i in self._selection]
+        files = {*self._catalog.files, *(e.file for e in self._entries if e.file.is_file())}
+        for entry in entries:
+            films = (entry.videos[name][0] for name in self._cameras if name in entry.videos)
+            files |= {path for path in films if path.is_file()}
+        layout = self._catalog.layout
+        chosen = [self._selection, self._cameras, layout.state, layout.action]
+        digest = hashlib.sha256(json.dumps(chosen).encode())
         for path in sorted(files):
             digest.update(path.relative_to(self.root).as_posix().encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
+    def _rows(self, number: int) -> slice:
+        return slice(int(self._starts[number]), int(self._starts[number + 1]))
+
     def _choose_cameras(self, cameras: Sequence[str] | None) -> list[str]:
-        known = list(self._catalog.cameras)
+        known = list(self._catalog.layout.cameras)
         unknown = sorted(set(cameras or ()) - set(known))
         if unknown:
             raise KeyError(f"{self.root} has no cameras {unknown}; it has {known}")
         return known if cameras is None else list(cameras)
 
     def _make_spec(self) -> Spec:
-        action = self._arrays[schema.ACTION]
+        action = self._arrays["action"]
         low, high = self._catalog.action_bounds or (
             tuple(action.min(0).tolist()),
             tuple(action.max(0).tolist()),
         )
+        layout = self._catalog.layout
+        recorded = self._catalog.state_parts
         return Spec(
-            state_dim=self._arrays[schema.STATE].shape[1],
+            state_dim=self._arrays["state"].shape[1],
             action_dim=action.shape[1],
             action_low=low,
             action_high=high,
             rate_hz=self._catalog.fps,
-            cameras={name: self._catalog.cameras[name] for name in self._cameras},
+            cameras={name: layout.cameras[name].shape for name in self._cameras},
             render_profile=self._catalog.render_profile,
+            state_parts=layout.state_parts if recorded is None else recorded,
         )
 
     def _select(self, only_success: bool, tasks: Collection[str] | None) -> list[int]:
-        selection = list(range(len(self._catalog.entries)))
+        selection = list(range(len(self._entries)))
         if tasks is None and not only_success:
             return selection
-        infos = [json.loads(entry.info) for entry in self._catalog.entries]
+        infos = [_info(entry) for entry in self._entries]
         names = [info.get("task", self._instruction(i)) for i, info in enumerate(infos)]
         unknown = sorted(set(tasks or ()) - set(names))
         if unknown:
@@ -134,51 +178,74 @@ class LeRobotDataset:
             and not (only_success and judged[i] and not self._success(i))
         ]
 
+    def _skip_missing_videos(self) -> None:
+        missing = [i for i in self._selection if not self._has_videos(self._entries[i])]
+        if len(missing) == len(self._selection):
+            message = f"{self.root} has the videos of no episode"
+            schema.fail("E_DATA_VIDEO_MISSING", None, message, "name another video_folder")
+        if missing:
+            names = ", ".join(str(self._entries[i].number) for i in missing)
+            _logger.warning("%s: left out episodes without video: %s", self.root, names)
+            self._selection = [i for i in self._selection if i not in set(missing)]
+
+    def _has_videos(self, entry: Entry) -> bool:
+        return all(
+            entry.videos[name][0].is_file() for name in self._cameras if name in entry.videos
+        )
+
     def _instruction(self, number: int) -> str:
-        recorded = self._catalog.entries[number].instruction
+        recorded = self._entries[number].instruction
         if recorded is not None:
             return recorded
-        task = int(self._arrays["task_index"][self._starts[number]])
-        return self._catalog.tasks[task]
+        return self._catalog.tasks[int(self._arrays["task_index"][self._starts[number]])]
 
     def _success(self, number: int) -> bool:
-        flags = self._catalog.entries[number].flags
-        rows = slice(self._starts[number], self._starts[number + 1])
-        found = self._arrays.get(schema.SUCCESS, np.zeros(0, bool))[rows]
-        return flags.get("success", bool(found.any()))
+        found = self._arrays.get(schema.SUCCESS, np.zeros(0, bool))[self._rows(number)]
+        return self._entries[number].flags.get("success", bool(found.any()))
 
     def _images(self, entry: Entry, times: NDArray[np.float32]) -> Mapping[str, NDArray[np.uint8]]:
-        clips = {}
-        for camera in self._cameras:
-            path, start = entry.videos[camera]
-            shape = self._catalog.cameras[camera]
-            clips[camera] = _Clip(path, start + times.astype(np.float64), shape, self.spec.rate_hz)
-        return _Images(clips, self._max_bytes)
+        films: dict[str, Film] = {}
+        for name in self._cameras:
+            camera = self._catalog.layout.cameras[name]
+            if camera.stills:
+                place = (entry.row, entry.length)
+                films[name] = Stills(entry.file, camera.feature, *place, camera.shape, entry.number)
+            else:
+                path, start = entry.videos[name]
+                shown = start + times.astype(np.float64)
+                films[name] = Clip(path, shown, camera.shape, self.spec.rate_hz, entry.number)
+        return Images(self.root, films, self._max_bytes)
+
+    def _annotations(self, entry: Entry) -> tuple[Annotation, ...]:
+        language = self._catalog.layout.language
+        if entry.annotations is not None or not language:
+            return entry.annotations or ()
+        lengths = {schema.PERSISTENT: 1, schema.EVENTS: entry.length}
+        with schema.relative_to(self.root):
+            columns = {
+                name: read_slice(
+                    entry.file, name, entry.row, lengths[name], self._max_bytes
+                ).to_pylist()
+                for name in language
+            }
+        return from_columns(columns, self._catalog.fps)
 
 
-@dataclass(frozen=True)
-class _Clip:
-    path: Path
-    times: NDArray[np.float64]
-    shape: tuple[int, int]
-    fps: float
+def _info(entry: Entry) -> dict[str, Any]:
+    try:
+        info = json.loads(entry.info)
+    except (ValueError, RecursionError):
+        info = None
+    return info if isinstance(info, dict) else {"info": entry.info}
 
 
-class _Images(Mapping[str, NDArray[np.uint8]]):
-    """One episode's cameras; every look at one decodes its video."""
+def _ends(entry: Entry, columns: Mapping[str, NDArray[Any]]) -> tuple[bool, bool]:
+    """How the last step ended, as far as that is recorded: `next.done` alone does not tell."""
+    last = {name: bool(values[-1].any()) for name, values in columns.items() if name in _ENDS}
+    truncated = last.get(schema.TRUNCATED, False)
+    done = last.get(schema.DONE, False) and schema.TRUNCATED in last and not truncated
+    terminated = last.get(schema.TERMINATED, done)
+    return entry.flags.get("terminated", terminated), entry.flags.get("truncated", truncated)
 
-    def __init__(self, clips: Mapping[str, _Clip], max_bytes: int) -> None:
-        self._clips = clips
-        self._max_bytes = max_bytes
 
-    def __getitem__(self, camera: str) -> NDArray[np.uint8]:
-        clip = self._clips[camera]
-        height, width = clip.shape
-        check_budget(clip.path, len(clip.times) * height * width * 3, self._max_bytes)
-        return decode(clip.path, clip.times, clip.shape, clip.fps)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._clips)
-
-    def __len__(self) -> int:
-        return len(self._clips)
+_ENDS = (schema.DONE, schema.TERMINATED, schema.TRUNCATED)

@@ -1,140 +1,160 @@
-"""The numbers of a data set's Parquet files, checked before and after they are read."""
+"""The numbers of a data set's files, and whether they are what they should be."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from embodied_datasets import lerobot_schema as schema
-from embodied_datasets.lerobot_catalog import Catalog, open_table
+from embodied_datasets.faults import DataError, Fault, Report
+from embodied_datasets.lerobot_columns import Feature, is_vector
+from embodied_datasets.lerobot_entries import Catalog, Entry, Layout
+from embodied_datasets.lerobot_tables import check_budget, read_columns
 
-_NUMBERS = {"FLOAT", "DOUBLE", "INT32", "INT64", "BOOLEAN"}
-
-
-def check_budget(path: Path, wanted: int, max_bytes: int) -> None:
-    """Raises ValueError if decoding a file would take more memory than is allowed."""
-    if wanted > max_bytes:
-        raise ValueError(
-            f"{path} takes {wanted} bytes once decoded, more than max_bytes = {max_bytes}; "
-            "raise max_bytes if you trust the data and have the memory"
-        )
+Arrays = dict[str, NDArray[Any]]
 
 
-def load_arrays(catalog: Catalog, max_bytes: int) -> dict[str, NDArray[Any]]:
-    """Every column of all data files, joined in the order of the episodes."""
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in catalog.features}
-    seen: set[Path] = set()
+def starts_of(entries: Sequence[Entry]) -> NDArray[np.int64]:
+    """Where each episode's rows start when they lie end to end, and where the last ends."""
+    lengths = [entry.length for entry in entries]
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def load_arrays(catalog: Catalog, max_bytes: int, report: Report) -> tuple[list[Entry], Arrays]:
+    """Every column of all data files, joined in the order of the episodes.
+
+    Returns them with the episodes that they are of: those of files that cannot be read are
+    reported and left out.
+    """
+    columns = catalog.layout.columns
+    row_bytes = sum(_row_bytes(feature) for feature in columns.values())
+    films = [camera.feature for camera in catalog.layout.cameras.values() if camera.stills]
+    others = [*films, *catalog.layout.language]
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
+    found: list[Entry] = []
     budget = max_bytes
+    for path, members in _files(catalog):
+        rows = sum(entry.length for entry in members)
+        try:
+            check_budget(path, max_bytes - budget + rows * row_bytes, max_bytes)
+            values = read_columns(path, rows, columns, max_bytes, others)
+        except DataError as error:
+            report(error.fault)
+            continue
+        budget -= rows * row_bytes
+        found += members
+        for name in columns:
+            parts[name].append(values[name])
+    return found, {name: np.concatenate(each) for name, each in parts.items() if each}
+
+
+def _files(catalog: Catalog) -> Iterator[tuple[Path, list[Entry]]]:
+    if not catalog.entries:
+        schema.fail("E_DATA_EMPTY", None, f"{catalog.root} holds no episode", "record or fetch one")
+    seen: set[Path] = set()
     for path, members in itertools.groupby(catalog.entries, key=lambda entry: entry.file):
         if path in seen:
-            raise ValueError(f"{path} holds episodes out of order; fetch the data set again")
+            message = "holds episodes out of order"
+            schema.fail("E_DATA_ORDER", path, message, "fetch the data set again")
         seen.add(path)
-        rows = sum(entry.length for entry in members)
-        budget -= rows * sum(_row_bytes(feature) for feature in catalog.features.values())
-        check_budget(path, max_bytes - budget, max_bytes)
-        for name, values in _read_file(path, rows, catalog.features, max_bytes).items():
-            parts[name].append(values)
-    if not seen:
-        raise ValueError(f"{catalog.root} holds no episode; record or fetch one")
-    arrays = {name: np.concatenate(values) for name, values in parts.items()}
-    for name in (schema.STATE, schema.ACTION, schema.EXPERT_ACTION):
-        if name in arrays:  # LeRobot keeps vectors of one number as scalars
-            arrays[name] = arrays[name].reshape(len(arrays[name]), -1)
-    return arrays
+        yield path, list(members)
 
 
-def _row_bytes(feature: schema.Feature) -> int:
-    return int(feature["shape"][0]) * np.dtype(feature["dtype"]).itemsize
+def _row_bytes(feature: Feature) -> int:
+    return int(np.prod(feature["shape"])) * np.dtype(feature["dtype"]).itemsize
 
 
-def _read_file(
-    path: Path, rows: int, features: Mapping[str, schema.Feature], max_bytes: int
-) -> dict[str, NDArray[Any]]:
-    parquet = open_table(path)
-    if parquet.metadata.num_rows != rows:
-        raise ValueError(
-            f"{path} has {parquet.metadata.num_rows} frames, but its episodes have {rows}; "
-            "frames are missing or left over: fetch it again"
-        )
-    _check_sizes(path, parquet.metadata, features, max_bytes)
-    try:
-        table = parquet.read(list(features))
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); fetch or record it again") from error
-    arrays = {}
-    for name, feature in features.items():
-        try:
-            arrays[name] = schema.from_column(table[name], feature)
-        except ValueError as error:
-            raise ValueError(f"{path}, field {name}: {error}; correct or fetch it") from error
-    return arrays
+def join(layout: Layout, arrays: Mapping[str, NDArray[Any]], starts: NDArray[np.int64]) -> Arrays:
+    """The arrays of a policy: "state" (N, S), "action" (N, A), "expert_action", and all others.
+
+    LeRobot keeps vectors of one number as scalars, which become vectors again.
+    """
+    rows = int(starts[-1])
+    state = [arrays[name].reshape(rows, -1) for name in layout.state]
+    joined = {
+        "state": np.concatenate(state, 1) if state else np.zeros((rows, 0), np.float32),
+        "action": _action(layout, arrays, starts).reshape(rows, -1),
+    }
+    if schema.EXPERT_ACTION in arrays:
+        joined[schema.EXPERT_ACTION] = arrays[schema.EXPERT_ACTION].reshape(rows, -1)
+    for name in layout.extras:
+        values = arrays[name]
+        joined[name] = values.reshape(rows, 1) if is_vector(layout.columns[name]) else values
+    others = [schema.REWARD, schema.SUCCESS, schema.DONE, schema.TERMINATED, schema.TRUNCATED]
+    others += [schema.TIMESTAMP, "task_index"]
+    return joined | {name: arrays[name] for name in others if name in arrays}
 
 
-def _check_sizes(
-    path: Path, metadata: Any, features: Mapping[str, schema.Feature], max_bytes: int
-) -> None:
-    """Compares what the columns would unpack to with what `info.json` says, before unpacking."""
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    check_budget(path, sum(group.total_byte_size for group in groups), max_bytes)
-    names = [metadata.schema.column(j).path.split(".list.")[0] for j in range(metadata.num_columns)]
-    for name, feature in features.items():
-        if names.count(name) != 1:
-            raise ValueError(f"{path} must have one column {name!r} of numbers; fetch it again")
-        column = names.index(name)
-        kind = metadata.schema.column(column).physical_type
-        values = sum(group.column(column).num_values for group in groups)
-        if kind not in _NUMBERS or values != metadata.num_rows * feature["shape"][0]:
-            raise ValueError(
-                f"{path}, field {name}: holds {values} values of type {kind} in "
-                f"{metadata.num_rows} rows, but info.json gives it shape {feature['shape']}; "
-                "correct info.json or fetch the file again"
-            )
+def _action(
+    layout: Layout, arrays: Mapping[str, NDArray[Any]], starts: NDArray[np.int64]
+) -> NDArray[Any]:
+    if layout.action in arrays:
+        return arrays[layout.action]
+    last = np.repeat(starts[1:] - 1, np.diff(starts))
+    return arrays[layout.action.removeprefix("next.")][
+        np.minimum(np.arange(1, starts[-1] + 1), last)
+    ]
 
 
 def check_arrays(
-    catalog: Catalog, arrays: Mapping[str, NDArray[Any]], starts: NDArray[np.int64]
+    catalog: Catalog, entries: Sequence[Entry], arrays: Mapping[str, NDArray[Any]], report: Report
 ) -> None:
     """Looks for numbers that are not finite, and for rows that are not where they should be."""
+    starts = starts_of(entries)
     lengths = np.diff(starts)
-    index = np.arange(starts[-1])
-    frame = index - np.repeat(starts[:-1], lengths)
+    frame = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
     wanted = {
         "frame_index": frame,
-        "episode_index": np.repeat(np.arange(len(lengths)), lengths),
-        "index": index,
+        "episode_index": np.repeat([entry.number for entry in entries], lengths),
+        "index": frame + np.repeat([entry.first for entry in entries], lengths),
     }
-    bad: dict[str, tuple[NDArray[np.bool_], str]] = {}
+    blame = _Blame(entries, starts, report)
     for name, values in arrays.items():
-        if values.dtype == np.float32:
+        if np.issubdtype(values.dtype, np.floating):
             finite = np.isfinite(values).reshape(len(values), -1).all(1)
-            bad[name] = (~finite, "is not finite; drop or repair the episode")
+            blame("E_DATA_NONFINITE", name, ~finite, "is not finite", "drop or repair the episode")
         elif name in wanted:
-            message = "is out of sequence, so that frames are missing or doubled; fetch it again"
-            bad[name] = (values != wanted[name], message)
+            message = f"{name} is out of sequence, so that frames are missing or doubled"
+            blame("E_DATA_ORDER", name, values != wanted[name], message, "fetch it again")
     if "task_index" in arrays:
         outside = (arrays["task_index"] < 0) | (arrays["task_index"] >= len(catalog.tasks))
-        bad["task_index"] = (outside, f"is not in {schema.TASKS_PATH}; fetch it again")
-    for name, (rows, message) in bad.items():
-        _report(catalog, starts, name, rows, message)
+        message = "task_index is not in the list of tasks"
+        blame("E_DATA_TASK", "task_index", outside, message, "fetch meta/ again")
     late = np.abs(arrays[schema.TIMESTAMP] - frame / catalog.fps) > 0.5 / catalog.fps
-    message = f"does not fit the rate of {catalog.fps} Hz; correct fps or the recording"
-    _report(catalog, starts, schema.TIMESTAMP, late, message)
+    message = f"timestamp does not fit the rate of {catalog.fps} Hz"
+    blame("E_DATA_TIME", schema.TIMESTAMP, late, message, "correct fps or the recording")
 
 
-def _report(
-    catalog: Catalog, starts: NDArray[np.int64], name: str, rows: NDArray[np.bool_], message: str
-) -> None:
-    if not rows.any():
-        return
-    row = int(rows.argmax())
-    episode = int(np.searchsorted(starts, row, side="right")) - 1
-    raise ValueError(
-        f"{catalog.entries[episode].file}, episode {episode}, frame {row - int(starts[episode])}: "
-        f"{name} {message} ({int(rows.sum())} such frames)"
-    )
+class _Blame:
+    """Reports, for each episode, the first of its frames that are at fault, and their number."""
+
+    def __init__(self, entries: Sequence[Entry], starts: NDArray[np.int64], report: Report) -> None:
+        self._entries = entries
+        self._starts = starts
+        self._report = report
+
+    def __call__(
+        self, code: str, field: str, bad: NDArray[np.bool_], message: str, remedy: str
+    ) -> None:
+        rows = np.flatnonzero(bad)
+        episodes = np.searchsorted(self._starts, rows, side="right") - 1
+        for i in np.unique(episodes).tolist():
+            frames = rows[episodes == i] - int(self._starts[i])
+            entry = self._entries[i]
+            self._report(
+                Fault(
+                    code,
+                    message,
+                    remedy,
+                    file=entry.file,
+                    episode=entry.number,
+                    frame=int(frames[0]),
+                    field=field,
+                    count=len(frames),
+                )
+            )

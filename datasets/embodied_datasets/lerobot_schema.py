@@ -1,18 +1,18 @@
-"""The names, shapes and paths of LeRobot's v3.0 layout, shared by its reader and its writer."""
+"""The names and paths of LeRobot's layouts, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import string
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
+from embodied_datasets.faults import DataError, Fault, Report
 
 CODEBASE_VERSION = "v3.0"
 INFO_PATH = "meta/info.json"
@@ -29,6 +29,8 @@ INCOMING = "incoming"
 """Folder of the episodes recorded so far, one Parquet file each, until the set is finalised."""
 METADATA_KEY = b"embodied"
 """Key of an incoming file's schema metadata that holds its episode's facts as JSON."""
+FINAL_KEY = b"embodied.final"
+"""Key of an incoming file's schema metadata that holds what was seen after its last action."""
 RECORDING_PATH = f"{INCOMING}/recording.json"
 """What all incoming episodes share: sizes, rates, cameras, robot."""
 
@@ -38,101 +40,65 @@ EXPERT_ACTION = "expert_action"
 REWARD = "next.reward"
 DONE = "next.done"
 SUCCESS = "next.success"
+TERMINATED = "next.terminated"
+TRUNCATED = "next.truncated"
 TIMESTAMP = "timestamp"
+OBSERVATION = "observation."
 IMAGES = "observation.images."
+PERSISTENT = "language_persistent"
+EVENTS = "language_events"
+COUNTERS = ("frame_index", "episode_index", "index", "task_index")
 
 _MAX_JSON_BYTES = 16 * 2**20
 _FORMAT_SPEC = re.compile(r"0?[1-9]?d?")
 
-Feature = dict[str, Any]
+
+def fail(code: str, file: Path | None, message: str, remedy: str, **place: Any) -> NoReturn:
+    """Raises a DataError; `place` holds further fields of its fault."""
+    raise DataError(Fault(code, message, remedy, file=file, **place))
 
 
-def _feature(dtype: str, shape: Iterable[int], names: list[str] | None = None) -> Feature:
-    return {"dtype": dtype, "shape": list(shape), "names": names}
+@contextmanager
+def relative_to(root: Path) -> Iterator[None]:
+    """Lets the faults of DataErrors name files relative to the data set."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(relative(error.fault, root)) from error.__cause__
 
 
-def frame_features(state_dim: int, action_dim: int, columns: Iterable[str]) -> dict[str, Feature]:
-    """The features of the named columns of a data file, in LeRobot's order."""
-    known = {
-        STATE: _feature("float32", (state_dim,)),
-        ACTION: _feature("float32", (action_dim,)),
-        EXPERT_ACTION: _feature("float32", (action_dim,)),
-        REWARD: _feature("float32", (1,)),
-        DONE: _feature("bool", (1,)),
-        SUCCESS: _feature("bool", (1,)),
-        TIMESTAMP: _feature("float32", (1,)),
-        "frame_index": _feature("int64", (1,)),
-        "episode_index": _feature("int64", (1,)),
-        "index": _feature("int64", (1,)),
-        "task_index": _feature("int64", (1,)),
-    }
-    return {name: feature for name, feature in known.items() if name in set(columns)}
+def relative(fault: Fault, root: Path) -> Fault:
+    """The fault with its file relative to the data set."""
+    if fault.file is None or not fault.file.is_relative_to(root):
+        return fault
+    return dataclasses.replace(fault, file=fault.file.relative_to(root))
 
 
-def video_feature(shape: tuple[int, int], fps: float, info: Mapping[str, Any]) -> Feature:
-    """The feature of one camera of shape (h, w); `info` describes the encoding."""
-    height, width = shape
-    facts = {"video.height": height, "video.width": width, "video.channels": 3, "video.fps": fps}
-    feature = _feature("video", (height, width, 3), ["height", "width", "channels"])
-    return feature | {"info": facts | {"has_audio": False, "is_depth_map": False} | dict(info)}
-
-
-def to_column(values: NDArray[Any], feature: Feature) -> Any:
-    """An (L, n) or (L,) array as an Arrow column: a scalar where n is 1, else a fixed-size list."""
-    item = pa.from_numpy_dtype(np.dtype(feature["dtype"]))
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1), type=item)
-    (size,) = feature["shape"]
-    if size == 1:
-        return flat
-    return pa.FixedSizeListArray.from_arrays(flat, type=pa.list_(pa.field("element", item), size))
-
-
-def from_column(column: Any, feature: Feature) -> NDArray[Any]:
-    """A column of a table as an array (L, n), or (L,) where n is 1; ValueError if it misfits."""
-    (size,) = feature["shape"]
-    values = column.combine_chunks()
-    rows = len(values)
-    if pa.types.is_nested(values.type):
-        values = values.flatten()
-    if len(values) != rows * size or values.null_count:
-        raise ValueError(
-            f"holds {len(values) - values.null_count} values in {rows} rows, "
-            f"but info.json gives it shape [{size}]"
-        )
-    array: NDArray[Any] = values.to_numpy(zero_copy_only=False)
-    array = array.astype(feature["dtype"], copy=False)
-    return array if size == 1 else array.reshape(rows, size)
-
-
-def huggingface_metadata(features: Mapping[str, Feature]) -> dict[bytes, bytes]:
-    """The schema metadata by which Hugging Face's library knows the columns again."""
-    columns: dict[str, Any] = {}
-    for name, feature in features.items():
-        value = {"dtype": feature["dtype"], "_type": "Value"}
-        (size,) = feature["shape"]
-        listed = {"feature": value, "length": size, "_type": "List"}
-        columns[name] = value if size == 1 else listed
-    return {b"huggingface": json.dumps({"info": {"features": columns}}).encode()}
+def reporter(report: Report, root: Path) -> Report:
+    """`report` for faults whose files are to be named relative to the data set."""
+    return lambda fault: report(relative(fault, root))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; refuses files of unreasonable size before reading them."""
     if path.stat().st_size > _MAX_JSON_BYTES:
-        raise ValueError(f"{path} is larger than {_MAX_JSON_BYTES} bytes; it is no metadata file")
+        message = f"is larger than {_MAX_JSON_BYTES} bytes, so it is no metadata file"
+        fail("E_DATA_BUDGET", path, message, "restore the file")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); restore the file") from error
+        fail("E_DATA_JSON", path, f"is not valid JSON ({error})", "restore the file")
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
+        message = f"must hold a JSON object, got {type(value).__name__}"
+        fail("E_DATA_JSON", path, message, "restore the file")
     return value
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a temporary file and renames it to `path` once it is safely on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays, since video containers are chosen by it; the dot keeps globs away.
-    temporary = path.with_name(f".tmp-{path.name}")
+    # Neither our nor LeRobot's globs look for this suffix.
+    temporary = path.with_name(f".tmp-{path.name}.part")
     write(temporary)
     sync(temporary)
     temporary.replace(path)
@@ -143,6 +109,30 @@ def recorded(incoming: Path) -> list[Path]:
     """The files of all finished episodes in an incoming folder, sorted by key."""
     files = (path for path in incoming.glob("*.parquet") if not path.name.startswith("."))
     return sorted(files, key=lambda path: path.stem)
+
+
+def is_final(root: Path) -> bool:
+    """Whether a data set is complete: a recorder marks what it has not finalised."""
+    path = root / INFO_PATH
+    return path.exists() and not read_json(path).get("recording")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects in a file, one a line."""
+    if not path.is_file():
+        message = "is missing, so that the data set has a hole"
+        fail("E_DATA_MISSING", path, message, "fetch it again")
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        message = f"is larger than {_MAX_JSON_BYTES} bytes, so it is no metadata file"
+        fail("E_DATA_BUDGET", path, message, "restore the file")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        values = [json.loads(line) for line in lines if line.strip()]
+    except (json.JSONDecodeError, RecursionError) as error:
+        fail("E_DATA_JSON", path, f"is not valid JSON lines ({error})", "restore the file")
+    if not all(isinstance(value, dict) for value in values):
+        fail("E_DATA_JSON", path, "must hold one JSON object a line", "restore the file")
+    return values
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -166,30 +156,33 @@ def expand(template: str, allowed: set[str], **values: int | str) -> str:
     A format string can walk through attributes and ask for gigabytes of padding, so that one from
     a file is checked field by field before it is used.
     """
+    remedy = f"correct it in {INFO_PATH}"
     try:
         fields = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise ValueError(f"path template {template!r} is malformed ({error})") from error
+        message = f"path template {template!r} is malformed ({error})"
+        fail("E_DATA_TEMPLATE", None, message, remedy)
     for _, name, spec, conversion in fields:
         if name is None:
             continue
         if name not in allowed or conversion or not _FORMAT_SPEC.fullmatch(spec or ""):
-            raise ValueError(
-                f"path template {template!r} has the field {name!r} with format {spec!r}; "
+            message = (
+                f"path template {template!r} has the field {name!r} with format {spec!r}, but "
                 f"only {sorted(allowed)} with a width such as ':03d' are allowed"
             )
+            fail("E_DATA_TEMPLATE", None, message, remedy)
     try:
         return template.format(**values)
     except ValueError as error:
-        raise ValueError(f"path template {template!r} cannot be filled ({error})") from error
+        message = f"path template {template!r} cannot be filled ({error})"
+        fail("E_DATA_TEMPLATE", None, message, remedy)
 
 
 def inside(root: Path, relative: str) -> Path:
     """`root / relative`, refused if it leads out of the root, be it by `..` or by a link."""
     path = root / relative
     if "\0" in relative or not path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(
-            f"{relative!r} leads out of the data set's folder {root}; "
-            "copy the file into the folder and name it by a relative path"
-        )
+        message = f"{relative!r} leads out of the data set's folder {root}"
+        remedy = "copy the file into the folder and name it by a relative path"
+        fail("E_DATA_PATH", None, message, remedy)
     return path

@@ -32,6 +32,26 @@ def array_stats(values: NDArray[Any]) -> Stats:
     }
 
 
+def merge(first: Stats, second: Stats) -> Stats:
+    """Statistics of two parts together: exact but for the quantiles, which are averaged with the
+    counts as weights, as LeRobot does."""
+    counts = first["count"] + second["count"]
+    weights = first["count"] / counts, second["count"] / counts
+    mean = weights[0] * first["mean"] + weights[1] * second["mean"]
+    variance = sum(
+        weight * (part["std"] ** 2 + (part["mean"] - mean) ** 2)
+        for weight, part in zip(weights, (first, second), strict=True)
+    )
+    merged = {
+        "min": np.minimum(first["min"], second["min"]),
+        "max": np.maximum(first["max"], second["max"]),
+        "mean": mean,
+        "std": np.sqrt(variance),
+        "count": counts,
+    }
+    return merged | {q: weights[0] * first[q] + weights[1] * second[q] for q in QUANTILES}
+
+
 def histogram(frames: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Counts (3, 256) of the values of each colour in up to 100 evenly spaced (L, h, w, 3) frames.
 

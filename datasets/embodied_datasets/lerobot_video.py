@@ -5,13 +5,16 @@ PyAV is imported inside the functions, so that data without cameras needs no vid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
+
+from embodied_datasets.lerobot_schema import fail
 
 # A keyframe at every second frame keeps random access cheap, as in LeRobot. Without B-frames the
 # packets lie in order of display, so that episodes can be joined by shifting their times. The
@@ -19,7 +22,7 @@ from numpy.typing import NDArray
 # encodings in a hundred of the same small pictures differ (x264 core 165).
 _OPTIONS = {"crf": "18", "preset": "veryfast", "bf": "0", "x264-params": "mbtree=0"}
 _KEYFRAME_INTERVAL = 2
-_MAX_PIXELS = 16 * 10**6
+MAX_PIXELS = 16 * 10**6
 
 
 def _av() -> Any:
@@ -50,8 +53,9 @@ def encode(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
     av = _av()
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
-        raise ValueError(f"a video needs even sides, got {height} x {width}; crop or resize it")
-    with av.open(str(path), "w") as container:
+        message = f"a video needs even sides, got {height} x {width}"
+        fail("E_DATA_VIDEO_SIZE", None, message, "crop or resize it")
+    with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate(fps), options=_OPTIONS)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.codec_context.gop_size = _KEYFRAME_INTERVAL
@@ -93,34 +97,100 @@ def decode(
 ) -> NDArray[np.uint8]:
     """The frames shown at ascending `times` (L,) in s, as (L, h, w, 3) RGB.
 
-    Raises ValueError if the video has other sides than `shape` (h, w), or if no frame lies within
+    Raises DataError if the video has other sides than `shape` (h, w), or if no frame lies within
     half a period of a time asked for.
     """
-    av = _av()
-    with av.open(str(path)) as container:
+    with _open(path) as container:
         stream = container.streams.video[0]
-        _check_size(path, (stream.codec_context.height, stream.codec_context.width), shape)
+        check_size(path, (stream.codec_context.height, stream.codec_context.width), shape)
         stream.codec_context.thread_count = 1
         container.seek(max(0, int((times[0] - 0.5 / fps) / stream.time_base)), stream=stream)
         found = np.empty((len(times), *shape, 3), np.uint8)
         count = 0
-        for frame in container.decode(stream):
+        for frame in _frames(path, container, stream):
             while count < len(times) and abs(frame.time - times[count]) < 0.5 / fps:
                 found[count] = frame.to_ndarray(format="rgb24")
                 count += 1
             if count == len(times) or frame.time > times[count] + 0.5 / fps:
                 break
     if count < len(times):
-        raise ValueError(
-            f"{path} has no frame at {times[count]:.4f} s (frame {count} of {len(times)} asked "
-            "for); the video is shorter than its table or damaged: fetch it again"
-        )
+        _refuse_short(path, times, count)
     return found
 
 
-def _check_size(path: Path, found: tuple[int, int], shape: tuple[int, int]) -> None:
-    if found != shape or shape[0] * shape[1] > _MAX_PIXELS:
-        raise ValueError(
-            f"{path} has frames of {found[0]} x {found[1]} pixels, info.json says "
-            f"{shape[0]} x {shape[1]}, and at most {_MAX_PIXELS} are read; correct info.json"
+def times_of(path: Path) -> tuple[NDArray[np.float64], tuple[int, int]]:
+    """The times (n,) in s at which a video shows its frames, in order, without decoding them, and
+    its sides (h, w)."""
+    with _open(path) as container:
+        stream = container.streams.video[0]
+        try:
+            packets = [packet.pts for packet in container.demux(stream)]
+        except _av().FFmpegError as error:
+            _refuse_damage(path, error)
+        times = [float(pts * stream.time_base) for pts in packets if pts is not None]
+        return np.sort(times), (stream.codec_context.height, stream.codec_context.width)
+
+
+def check_times(
+    path: Path, shown: NDArray[np.float64], times: NDArray[np.float64], fps: float
+) -> None:
+    """Raises DataError unless a frame is shown within half a period of each of the `times`."""
+    near = np.searchsorted(shown, times - 0.5 / fps)
+    missing = (near == len(shown)) | (shown[np.minimum(near, len(shown) - 1)] > times + 0.5 / fps)
+    if not len(shown) or missing.any():
+        _refuse_short(path, times, int(missing.argmax()))
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """The sides (h, w) of a video."""
+    with _open(path) as container:
+        context = container.streams.video[0].codec_context
+        return context.height, context.width
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        remedy = (
+            "fetch it, leave out such episodes with skip_missing_videos=True, name another folder "
+            "with video_folder, or read without images with cameras=[]"
         )
+        fail("E_DATA_VIDEO_MISSING", path, "is missing", remedy)
+    try:
+        container = _av().open(str(path))
+    except _av().FFmpegError as error:
+        _refuse_damage(path, error)
+    with container:
+        if not container.streams.video:
+            fail("E_DATA_DAMAGED", path, "holds no video", "fetch it again")
+        yield container
+
+
+def _frames(path: Path, container: Any, stream: Any) -> Iterator[Any]:
+    try:
+        yield from container.decode(stream)
+    except _av().FFmpegError as error:
+        _refuse_damage(path, error)
+
+
+def _refuse_damage(path: Path, error: Exception) -> NoReturn:
+    message = f"is no video that can be decoded ({error})"
+    fail("E_DATA_DAMAGED", path, message, "fetch or record it again")
+
+
+def _refuse_short(path: Path, times: NDArray[np.float64], count: int) -> NoReturn:
+    message = (
+        f"has no frame at {times[count]:.4f} s (frame {count} of {len(times)} asked for); the "
+        "video is shorter than its table or damaged"
+    )
+    fail("E_DATA_VIDEO_SHORT", path, message, "fetch it again", frame=count)
+
+
+def check_size(path: Path, found: tuple[int, int], shape: tuple[int, int]) -> None:
+    """Raises DataError if a video has other sides (h, w) than `info.json` says, or huge ones."""
+    if found != shape or shape[0] * shape[1] > MAX_PIXELS:
+        message = (
+            f"has frames of {found[0]} x {found[1]} pixels, info.json says "
+            f"{shape[0]} x {shape[1]}, and at most {MAX_PIXELS} are read"
+        )
+        fail("E_DATA_VIDEO_SIZE", path, message, "correct info.json")

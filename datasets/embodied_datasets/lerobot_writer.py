@@ -1,8 +1,9 @@
 """Recording LeRobot v3.0 data sets so that a crash at any time costs no finished episode.
 
-Each episode becomes one Parquet file in `incoming/`, its videos before it; the file's rename to
-its final name is what makes the episode exist. `finalize` compacts all of them, ordered by key,
-into LeRobot's layout in a staging folder, which moves into place with `meta/` last.
+Episodes lie in `incoming/`, one file each (see `lerobot_record`). `add` puts each into LeRobot's
+layout as well (see `lerobot_view`), while processes that record in parallel only leave theirs
+there. `finalize` compacts all of them, ordered by key, in a staging folder, which moves into place
+with `meta/` last.
 """
 
 from __future__ import annotations
@@ -11,28 +12,27 @@ import dataclasses
 import fcntl
 import json
 import os
-import re
 import shutil
 import socket
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Self
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from embodied.structs import Episode, Spec
 from embodied_datasets import lerobot_schema as schema
-from embodied_datasets.lerobot_compact import compact
-from embodied_datasets.lerobot_stats import histogram
-from embodied_datasets.lerobot_video import encode
+from embodied_datasets.lerobot_compact import check_alike, compact
+from embodied_datasets.lerobot_incoming import read_facts
+from embodied_datasets.lerobot_record import columns_of, record
+from embodied_datasets.lerobot_view import FOLDERS, View
+
+__all__ = ["LeRobotWriter", "record"]
 
 _LOCK = ".lock"
 _UNFINISHED = ".staging-unfinished"
 _STAGING = ".staging"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 
 
 class LeRobotWriter:
@@ -42,8 +42,10 @@ class LeRobotWriter:
         root: the data set's folder, new or left by an earlier writer.
         spec: sizes, bounds, cameras and control rate of every episode.
         robot_type: LeRobot's name of the robot, if it has one.
+        live: keeps what is recorded so far in LeRobot's layout, at the cost of some tens of
+            milliseconds an episode; otherwise nothing stands there until `finalize`.
 
-    Raises ValueError if the folder belongs to something else or was recorded with another spec,
+    Raises DataError if the folder belongs to something else or was recorded with another spec,
     BlockingIOError if another writer is at work in it.
     """
 
@@ -53,8 +55,10 @@ class LeRobotWriter:
         *,
         spec: Spec,
         robot_type: str | None = None,
+        live: bool = True,
     ) -> None:
         self.root = Path(root)
+        self._live = live
         self.spec = spec
         self._recording = {"robot_type": robot_type} | dataclasses.asdict(spec)
         self._lock = _lock(self.root)
@@ -62,6 +66,8 @@ class LeRobotWriter:
             _recover(self.root)
             if not self.is_final:
                 self._open_incoming()
+                if any((self.root / name).exists() for name in FOLDERS):
+                    self._view.update(self.incoming) if live else self._view.retract()
         except BaseException:
             self.close()
             raise
@@ -69,7 +75,7 @@ class LeRobotWriter:
     @property
     def is_final(self) -> bool:
         """Whether `finalize` has completed."""
-        return (self.root / schema.INFO_PATH).exists()
+        return schema.is_final(self.root)
 
     @property
     def incoming(self) -> Path:
@@ -86,10 +92,22 @@ class LeRobotWriter:
         return frozenset(key for table in tables for key in table["key"].to_pylist())
 
     def add(self, key: str, episode: Episode) -> None:
-        """Writes a finished episode; on return it is on disk for good. An old key is replaced."""
+        """Writes a finished episode; on return it is on disk for good, and, if `live`, what is
+        recorded so far is a data set that LeRobot reads.
+
+        An old key is replaced, for which LeRobot's layout is taken away and made anew. Raises
+        DataError if the set is finalised, or if the episode does not fit the spec or those before.
+        """
         if self.is_final:
-            raise ValueError(f"{self.root} is finalised; record {key!r} into another folder")
+            message = f"{self.root} is finalised"
+            remedy = f"record {key!r} into another folder"
+            schema.fail("E_DATA_EPISODE", None, message, remedy)
+        self._check_alike(key, episode)
+        if self._live and key in self._view.keys:
+            self._view.retract()
         record(self.incoming, key, episode, spec=self.spec)
+        if self._live:
+            self._view.update(self.incoming)
 
     def finalize(self) -> None:
         """Turns all episodes into LeRobot's layout, sorted by key; nothing is left to do twice."""
@@ -115,6 +133,18 @@ class LeRobotWriter:
     ) -> None:
         self.close()
 
+    def _check_alike(self, key: str, episode: Episode) -> None:
+        files = (path for path in self.incoming.glob("[!.]*.parquet") if path.stem != key)
+        other = next(files, None)
+        if other is not None:
+            columns, extras = columns_of(episode)
+            facts = {"columns": columns, "extras": json.loads(json.dumps(extras))}
+            check_alike(f"episode {key!r} and {other.stem!r}", facts, read_facts(other)[0])
+
+    @cached_property
+    def _view(self) -> View:
+        return View(self.root, self.spec, self._recording["robot_type"])
+
     def _open_incoming(self) -> None:
         path = self.root / schema.RECORDING_PATH
         wanted = json.loads(json.dumps(self._recording))
@@ -126,106 +156,11 @@ class LeRobotWriter:
                 if found.get(name) != wanted.get(name)
             ]
             if differences:
-                raise ValueError(
-                    f"{self.root} was recorded differently; choose another folder or the same "
-                    "settings. " + "; ".join(differences)
-                )
+                message = f"{self.root} was recorded differently: {'; '.join(differences)}"
+                remedy = "choose another folder or the same settings"
+                schema.fail("E_DATA_SETTINGS", None, message, remedy)
         else:
             schema.write_json(path, wanted)
-
-
-def record(incoming: Path, key: str, episode: Episode, *, spec: Spec) -> None:
-    """Writes one episode into the `incoming` folder of a writer that the caller, or its parent
-    process, keeps open.
-
-    The last step of a successful episode gets `next.success`; `info` must be JSON-able.
-    """
-    episode = dataclasses.replace(episode, images=dict(episode.images))  # decodes lazy ones once
-    _check(key, episode, spec)
-    facts = _facts(key, episode)
-    for camera, frames in episode.images.items():
-        _write_video(incoming / camera / f"{key}.mp4", frames, spec.rate_hz)
-    columns = _columns(episode, spec.rate_hz)
-    features = schema.frame_features(spec.state_dim, spec.action_dim, columns)
-    arrays = [schema.to_column(columns[name], feature) for name, feature in features.items()]
-    table = pa.Table.from_arrays(arrays, names=list(features))
-    table = table.replace_schema_metadata({schema.METADATA_KEY: json.dumps(facts).encode()})
-    schema.write_atomically(incoming / f"{key}.parquet", lambda path: pq.write_table(table, path))
-
-
-def _write_video(path: Path, frames: NDArray[np.uint8], rate_hz: float) -> None:
-    schema.write_atomically(path, lambda temporary: encode(temporary, frames, rate_hz))
-
-
-def _columns(episode: Episode, rate_hz: float) -> dict[str, NDArray[Any]]:
-    steps = np.arange(len(episode))
-    last = steps == len(episode) - 1
-    columns: dict[str, NDArray[Any] | None] = {
-        schema.STATE: episode.state,
-        schema.ACTION: episode.action,
-        schema.EXPERT_ACTION: episode.expert_action,
-        schema.REWARD: episode.reward,
-        schema.DONE: last,
-        schema.SUCCESS: last & episode.success,
-        schema.TIMESTAMP: steps / rate_hz,
-        "frame_index": steps,
-    }
-    return {name: values for name, values in columns.items() if values is not None}
-
-
-def _facts(key: str, episode: Episode) -> dict[str, Any]:
-    facts = {
-        "key": key,
-        "instruction": episode.instruction,
-        "success": bool(episode.success),
-        "terminated": bool(episode.terminated),
-        "truncated": bool(episode.truncated),
-        "info": dict(episode.info),
-        "histograms": {name: histogram(f).tolist() for name, f in episode.images.items()},
-    }
-    try:
-        json.dumps(facts, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"info of episode {key!r} must be JSON-able ({error}); "
-            "turn its values into plain finite numbers, strings, lists and dicts"
-        ) from error
-    return facts
-
-
-def _check(key: str, episode: Episode, spec: Spec) -> None:
-    for name in (key, *episode.images):
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} cannot name a file; use letters, digits, '_', '-', '.'")
-    length = len(episode)
-    wanted: dict[str, tuple[Any, tuple[int, ...]]] = {
-        "state": (episode.state, (length, spec.state_dim)),
-        "action": (episode.action, (length, spec.action_dim)),
-        "expert_action": (episode.expert_action, (length, spec.action_dim)),
-        "reward": (episode.reward, (length,)),
-    }
-    if episode.images.keys() != spec.cameras.keys():
-        raise ValueError(
-            f"images of episode {key!r} must be of the spec's cameras {sorted(spec.cameras)}, "
-            f"got {sorted(episode.images)}"
-        )
-    for camera, frames in episode.images.items():
-        wanted[f"images[{camera!r}]"] = (frames, (length, *spec.cameras[camera], 3))
-        if frames.dtype != np.uint8:
-            raise ValueError(f"images[{camera!r}] of episode {key!r} must be uint8")
-    if not length:
-        raise ValueError(f"episode {key!r} has no steps; an episode needs at least one")
-    for name, (values, shape) in wanted.items():
-        if values is not None:
-            _check_array(f"{name} of episode {key!r}", np.asarray(values), shape)
-
-
-def _check_array(name: str, values: NDArray[Any], shape: tuple[int, ...]) -> None:
-    if values.shape != shape:
-        raise ValueError(f"{name} must have shape {shape} as the spec says, got {values.shape}")
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        raise ValueError(f"{name} is not finite at frame {bad[0][0]}; drop or repair the episode")
 
 
 def _lock(root: Path) -> IO[str]:
@@ -253,22 +188,26 @@ def _recover(root: Path) -> None:
     if not staging.exists():
         _refuse_foreign(root)
     else:
-        for name in ("data", "videos", "meta"):  # meta last: it is what makes the set final
+        if (staging / "meta").exists():  # what stands there is the recorder's view
+            shutil.rmtree(root / "meta", ignore_errors=True)
+        for name in FOLDERS:  # meta last: it is what makes the set final
             if (staging / name).exists():
+                shutil.rmtree(root / name, ignore_errors=True)
                 (staging / name).rename(root / name)
                 schema.sync(root)
         staging.rmdir()
     shutil.rmtree(root / _UNFINISHED, ignore_errors=True)
-    if (root / schema.INFO_PATH).exists():
+    if schema.is_final(root):
         shutil.rmtree(incoming, ignore_errors=True)
-    for leftover in incoming.rglob(".tmp-*"):
-        leftover.unlink()
+    for folder in (incoming, *(root / name for name in FOLDERS)):
+        for leftover in folder.rglob(".tmp-*.part"):
+            leftover.unlink()
 
 
 def _refuse_foreign(root: Path) -> None:
-    parts = [name for name in ("data", "videos", "meta") if (root / name).exists()]
-    if parts and not (root / schema.INFO_PATH).exists():
-        raise ValueError(
-            f"{root} holds {', '.join(parts)} without {schema.INFO_PATH}, which this writer did "
-            "not leave; choose an empty folder"
-        )
+    parts = [name for name in FOLDERS if (root / name).exists()]
+    ours = (root / schema.RECORDING_PATH).exists()
+    if parts and not ours and not (root / schema.INFO_PATH).exists():
+        message = f"{root} holds {', '.join(parts)} without {schema.INFO_PATH}"
+        remedy = "this writer did not leave that: choose an empty folder"
+        schema.fail("E_DATA_SETTINGS", None, message, remedy)

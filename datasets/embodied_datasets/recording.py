@@ -48,12 +48,13 @@ def settle(root: Path, name: str, settings: Mapping[str, Any], verb: str) -> Non
     Args:
         verb: what was done with them, such as "collected".
 
-    Raises ValueError naming all differences, or if there is a data set without the file.
+    Raises DataError naming all differences, or if there is a data set without the file.
     """
     path, settings = root / name, dict(json.loads(json.dumps(settings)))
     if not path.exists():
         if (root / schema.INFO_PATH).exists():
-            raise ValueError(f"{root} holds a data set without {name}; choose another folder")
+            message = f"{root} holds a data set without {name}"
+            schema.fail("E_DATA_SETTINGS", None, message, "choose another folder")
         schema.write_json(path, settings)
         return
     found = schema.read_json(path)
@@ -63,10 +64,9 @@ def settle(root: Path, name: str, settings: Mapping[str, Any], verb: str) -> Non
         if found.get(name) != settings.get(name)
     ]
     if differences:
-        raise ValueError(
-            f"{root} was {verb} with other settings; choose another folder, or use the same "
-            "settings to resume. " + "; ".join(differences)
-        )
+        message = f"{root} was {verb} with other settings: {'; '.join(differences)}"
+        remedy = "choose another folder, or use the same settings to resume"
+        schema.fail("E_DATA_SETTINGS", None, message, remedy)
 
 
 def fill(

@@ -15,9 +15,8 @@ class LeRobot:
 
     def matches(self, path: Path) -> bool:
         """Whether the files at the path look like this format, by names alone."""
-        return any(
-            (path / name).is_file() for name in ("meta/info.json", "incoming/recording.json")
-        )
+        known = ("meta/info.json", "incoming/recording.json")
+        return any((path / name).is_file() for name in known) or any(path.glob("train/*.arrow"))
 
     def open(self, path: Path, **options: Any) -> Episodes:
         """The episodes; see `LeRobotDataset`."""
@@ -26,10 +25,11 @@ class LeRobot:
         return LeRobotDataset(path, **options)
 
     def create(self, path: Path, spec: Spec, **options: Any) -> Writer:
-        """A writer of v3.0; see `LeRobotWriter`."""
+        """A writer of v3.0; see `LeRobotWriter`. Nothing stands there until it is finalised, unless
+        `live` is chosen."""
         from embodied_datasets.lerobot_writer import LeRobotWriter
 
-        return LeRobotWriter(path, spec=spec, **options)
+        return LeRobotWriter(path, spec=spec, **({"live": False} | options))
 
     def losses(self, spec: Spec, episode: Episode) -> Sequence[str]:
         """Pixels, which are encoded as video."""
