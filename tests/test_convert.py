@@ -8,7 +8,6 @@ import runpy
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +96,6 @@ def _sets(draw: st.DrawFn, *, mixed: bool = False) -> list[Episode]:
 def _writable(tmp_path: Path) -> list[str]:
     names = []
     for name, form in all_formats().items():
-        if name == "lerobot" and find_spec("embodied_datasets.lerobot_columns") is None:
-            continue  # its first writer silently left out extras and annotations
         try:
             with form.create(tmp_path / f"try-{name}", SPEC):
                 names.append(name)
