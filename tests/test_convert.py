@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from embodied.structs import Annotation, Episode, Spec
 from embodied.testing import check_episodes
 from embodied_datasets.convert import Conversion, convert, parse_numbers
+from embodied_datasets.faults import DataError
 from embodied_datasets.formats import all_formats, find_format, open_episodes
 
 SPEC = Spec(
@@ -262,6 +263,25 @@ def test_a_conversion_that_failed_goes_on_with_what_it_had(
     assert (done.num_episodes, done.num_kept) == (40, 7)
     # What the seven were losing is told, though they were not looked at again.
     assert "expert_action: others do not see it" in done.losses
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_flipped_bytes_are_read_or_refused_and_nothing_else(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{SUFFIX[name]}"
+    _write(path, name, [_episode(seed, 3, True) for seed in range(2)])
+    whole, rng = path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(60):
+        data = bytearray(whole)
+        zone = rng.choice([len(data), 400, 3000])  # all, or names and directories at its end
+        data[-rng.randrange(1, zone)] = rng.choice([0, 255, rng.randrange(256)])
+        path.write_bytes(data)
+        try:
+            for episode in open_episodes(path, format=name, max_bytes=2**26):
+                assert episode.images["front"].shape == (3, 16, 18, 3)
+        except DataError:
+            refused += 1
+    assert refused
 
 
 @pytest.mark.parametrize("name", WRITABLE)

@@ -524,6 +524,16 @@ def test_an_archive_of_more_than_65535_members_is_counted(tmp_path: Path) -> Non
         assert len(archive.namelist()) == count
 
 
+def test_members_that_lie_outside_the_file_are_refused(tmp_path: Path) -> None:
+    path = _save(tmp_path / "a.npz", _flat())
+    data = bytearray(path.read_bytes())
+    place = data.rfind(b"PK\1\2") + 42  # where an entry says that its member begins
+    data[place : place + 4] = struct.pack("<L", 2**31)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="does not lie in the file"), open_zip(path):
+        pass
+
+
 @pytest.mark.parametrize("name", ["../a", "a/../b", "/a", "..\\a", "C:\\a", "a\0b"])
 def test_names_that_lead_out_are_known(name: str) -> None:
     assert leads_out(name)

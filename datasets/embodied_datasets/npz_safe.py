@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ from embodied_datasets.zip_safe import data_offset, open_zip
 
 _MAX_HEADER = 2**14
 _BLOCK = 2**20
+_PARSING = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
+_NO_HEADER = (*_PARSING, struct.error, zlib.error)
 _PARSERS = {
     (1, 0): ("<H", np.lib.format.read_array_header_1_0),
     (2, 0): ("<I", np.lib.format.read_array_header_2_0),
@@ -125,7 +128,7 @@ def _read_header(stream: IO[bytes], path: Path, name: str | None) -> Header:
         if size > _MAX_HEADER:
             raise ValueError(f"its header takes {size} bytes")
         shape, fortran, dtype = parse(io.BytesIO(head + stream.read(size)))
-    except (ValueError, TypeError, SyntaxError, struct.error, zlib.error, RecursionError) as error:
+    except _NO_HEADER as error:
         message = f"is no intact npy array ({error})"
         raise damaged(path, message, field=name) from error
     check_numbers(path, name or path.name, shape, dtype, text=True)

@@ -33,7 +33,9 @@ def open_zip(path: Path, *, max_entries: int = 4096) -> Iterator[zipfile.ZipFile
         with zipfile.ZipFile(path) as archive:
             _check_members(path, archive.infolist(), max_entries)
             yield archive
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, EOFError) as error:
+    except DataError:
+        raise
+    except (zipfile.BadZipFile, struct.error, EOFError, NotImplementedError, ValueError) as error:
         raise damaged(path, f"is no intact zip archive ({error})") from error
 
 
@@ -69,7 +71,10 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo], max_entries: int)
     names = [member.filename for member in members]
     if len(names) > max_entries or len(set(names)) != len(names):
         raise zipfile.BadZipFile("its directory lists a name twice, or more than it says")
+    size = path.stat().st_size
     for member in members:
+        if not 0 <= member.header_offset <= size - _LOCAL.size - member.compress_size:
+            raise zipfile.BadZipFile(f"{member.filename!r} does not lie in the file")
         if leads_out(member.filename):
             message = f"has a member {member.filename!r}, a path that leads out of the archive"
             remedy = "do not use this file; nothing was unpacked"
@@ -89,7 +94,7 @@ def data_offset(path: Path, member: zipfile.ZipInfo) -> int:
     """Where the bytes of a stored member begin in the file."""
     with path.open("rb") as file:
         file.seek(member.header_offset)
-        fields = _LOCAL.unpack(file.read(_LOCAL.size))
+        fields = _LOCAL.unpack(file.read(_LOCAL.size))  # open_zip saw that it lies in the file
     if fields[0] != b"PK\3\4":
         raise damaged(path, "has no member where its directory says", field=member.filename)
     return int(member.header_offset + _LOCAL.size + fields[-2] + fields[-1])
