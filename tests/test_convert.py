@@ -242,18 +242,18 @@ def _num_waiting(folder: Path) -> int:
 def test_a_conversion_that_failed_goes_on_with_what_it_had(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from embodied_datasets.flat_writer import FlatWriter
+    from embodied_datasets.staged_writer import StagedWriter
 
-    add = FlatWriter.add
+    add = StagedWriter.add
 
-    def fail(self: FlatWriter, key: str, episode: Episode) -> None:
+    def fail(self: StagedWriter, key: str, episode: Episode) -> None:
         if key == "000007":
             raise OSError(28, "No space left on device")
         add(self, key, episode)
 
     target = tmp_path / "set.npz"
     with monkeypatch.context() as patched:
-        patched.setattr(FlatWriter, "add", fail)
+        patched.setattr(StagedWriter, "add", fail)
         with pytest.raises(OSError, match="No space"):
             convert(source, target, to="npz")
     assert not target.exists()

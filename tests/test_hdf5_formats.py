@@ -110,7 +110,7 @@ def test_a_failed_finalize_leaves_nothing_at_the_path_and_can_be_repeated(
     with format.create(path, PARTS, **options) as writer:
         writer.add("000", EPISODES["000"])
         with monkeypatch.context() as patch:
-            patch.setattr("embodied_datasets.staged.Staged.arrays", lambda self: 1 / 0)
+            patch.setattr("embodied_datasets.staging.Staged.__getitem__", lambda self, role: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 writer.finalize()
         assert not path.exists()

@@ -17,7 +17,7 @@ from embodied.structs import Episode, Spec
 from embodied.testing import check_episodes
 from embodied_datasets.faults import DataError, Fault
 from embodied_datasets.formats import all_formats, find_format, open_episodes
-from embodied_datasets.npz_safe import Npz, read_npy
+from embodied_datasets.npz_safe import Npz
 from embodied_datasets.zip_safe import leads_out, open_zip
 
 REALDATA = Path(os.environ.get("EMBODIED_REALDATA", "../shared/data"))
@@ -303,7 +303,7 @@ def test_a_writer_goes_on_where_another_ended(tmp_path: Path) -> None:
         writer.add("a", episode)
         with pytest.raises(BlockingIOError, match="another writer"):
             form.create(path, SPEC)
-    with pytest.raises(ValueError, match=r"rate_hz.*differ"):
+    with pytest.raises(ValueError, match=r"rate_hz: 10.0 in the folder, 20.0 now"):
         form.create(path, Spec(2, 1, (-1.0,), (1.0,), 20.0))
     with form.create(path, SPEC) as writer:
         assert writer.keys == {"a"}
@@ -321,7 +321,7 @@ def test_a_writer_goes_on_where_another_ended(tmp_path: Path) -> None:
 def test_a_writer_does_not_touch_what_others_made(tmp_path: Path) -> None:
     path = _save(tmp_path / "a.npz", _flat())
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="no writer of this project"):
+    with pytest.raises(ValueError, match="not written by this project"):
         all_formats()["npz"].create(path, SPEC)
     assert path.read_bytes() == before
 
@@ -474,22 +474,6 @@ def test_facts_of_fewer_episodes_than_there_are_are_refused(tmp_path: Path) -> N
     )
     with pytest.raises(DataError, match="its spec says"):
         open_episodes(_save(copy, arrays))
-
-
-def test_an_npy_file_is_mapped_or_read_within_the_budget(tmp_path: Path) -> None:
-    path, values = tmp_path / "a.npy", np.arange(12, dtype="<i2").reshape(3, 4)
-    for order in "CF":
-        np.save(path, np.asarray(values, order=order))  # type: ignore[call-overload]
-        for mapped in (True, False):
-            found = read_npy(path, mapped=mapped)
-            assert isinstance(found, np.memmap) == mapped
-            np.testing.assert_array_equal(found, values)
-    with pytest.raises(DataError, match="max_bytes"):
-        read_npy(path, mapped=False, max_bytes=23)
-    path.write_bytes(path.read_bytes()[:-1])
-    for mapped in (True, False):
-        with pytest.raises(DataError, match="end"):
-            read_npy(path, mapped=mapped)
 
 
 def test_npz_arrays_are_what_numpy_reads(tmp_path: Path) -> None:

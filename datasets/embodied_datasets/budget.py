@@ -29,6 +29,14 @@ def damaged(file: Path, message: str, *, field: str | None = None, **place: Any)
     return DataError(Fault("E_DATA_UNREADABLE", message, remedy, file=file, field=field, **place))
 
 
+def check_budget(file: Path, wanted: int, max_bytes: int, **place: Any) -> None:
+    """Raises DataError if decoding something would take more memory than is allowed."""
+    if wanted > max_bytes:
+        message = f"takes {wanted} bytes once decoded, more than max_bytes = {max_bytes}"
+        remedy = "raise max_bytes if you trust the data and have the memory"
+        raise DataError(Fault("E_DATA_BUDGET", message, remedy, file=file, **place))
+
+
 class Budget:
     """Bytes that may still be asked for. Every array is charged before it is read.
 
@@ -44,17 +52,8 @@ class Budget:
 
     def take(self, size: int, field: str | None = None) -> None:
         """Charges `size` bytes; raises DataError if that is more than is left."""
-        if size > self._left:
-            asked = self.max_bytes - self._left + size
-            raise DataError(
-                Fault(
-                    "E_DATA_BUDGET",
-                    f"takes {asked} bytes once decoded, more than max_bytes = {self.max_bytes}",
-                    "raise max_bytes if you trust the data and have the memory",
-                    file=self._file,
-                    field=field,
-                )
-            )
+        asked = self.max_bytes - self._left + size
+        check_budget(self._file, asked, self.max_bytes, field=field)
         self._left -= size
 
 

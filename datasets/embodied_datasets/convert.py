@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,9 +21,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from embodied.structs import Episode, Episodes
-from embodied_datasets.flat import Lazy
+from embodied_datasets.files import move_into_place, read_json, write_json
 from embodied_datasets.formats import Format, Writer, all_formats, find_format
-from embodied_datasets.staging import sync
+from embodied_datasets.lazy import Lazy
 
 _STATE = "conversion.json"
 
@@ -91,14 +90,13 @@ def convert(
         writer.finalize()
     num_steps = _compare(chosen, form.open(written), target)
     _put_in_place(written, target)
-    losses = tuple(json.loads(state.read_text())["losses"])
+    losses = tuple(read_json(state)["losses"])
     shutil.rmtree(work)
     return Conversion(target, len(chosen), num_steps, kept, losses)
 
 
 def _put_in_place(written: Path, target: Path) -> None:
-    os.rename(written, target)
-    sync(target.absolute().parent)
+    move_into_place(written, target)
 
 
 class Selection:
@@ -211,28 +209,22 @@ def _begin(work: Path, chosen: Selection, to: str, write: Mapping[str, Any]) -> 
     path = work / _STATE
     wanted = {"source": chosen.fingerprint, "to": to, "write": dict(write)}
     if path.exists():
-        found = json.loads(path.read_text())
+        found = read_json(path)
         if {name: found.get(name) for name in wanted} != json.loads(json.dumps(wanted)):
             raise ValueError(
                 f"{work} was left by another conversion to the same path; give that command "
                 "again, or remove the folder"
             )
     else:
-        _write_json(path, {**wanted, "losses": []})
+        write_json(path, {**wanted, "losses": []})
     return path
 
 
 def _note_losses(path: Path, losses: Sequence[str]) -> None:
-    state = json.loads(path.read_text())
+    state = read_json(path)
     new = [loss for loss in losses if loss not in state["losses"]]
     if new:
-        _write_json(path, {**state, "losses": [*state["losses"], *new]})
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value))
-    temporary.replace(path)
+        write_json(path, {**state, "losses": [*state["losses"], *new]})
 
 
 def _compare(chosen: Selection, written: Episodes, target: Path) -> int:

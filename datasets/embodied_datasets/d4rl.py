@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,16 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.structs import Episode, Spec
-from embodied_datasets import hdf5_facts as facts_
+from embodied_datasets.facts import fields_from, roles_from, spec_from
 from embodied_datasets.faults import DataError, Fault, Report, refuse
+from embodied_datasets.files import fingerprint, parse_json
 from embodied_datasets.hdf5 import MAX_BYTES, Hdf5, subgroup
+from embodied_datasets.hdf5_facts import Group
+from embodied_datasets.recorded import Bounds, check_finite, group
+from embodied_datasets.wordings import words
 
 _RATE_HZ = 20.0
 _BLOCK = 65_536
-_KNOWN = {
-    *("observations", "actions", "rewards", "terminals", "timeouts", "next_observations"),
-    "metadata",
-}
+_KNOWN = {"observations", "actions", "rewards", "terminals", "timeouts"}
+_KNOWN |= {"next_observations", "metadata"}
 
 
 class D4RLDataset:
@@ -64,19 +64,19 @@ class D4RLDataset:
             self._total, state_dim, action_dim = self._sizes(file)
             self._terminals = self._flags(file, "terminals")
             self._timeouts = self._flags(file, "timeouts")
-            group = facts_.Group(self._hdf5, subgroup(file, "metadata"))
-            self._lines = self._read_lines(group)
-            self._own = {role: item.name for role, item in group.items().items()}
+            own = Group(self._hdf5, subgroup(file, "metadata"))
+            self._lines = self._read_lines(own)
+            self._own = {role: item.name for role, item in own.items().items()}
             self._extra_names = self._find_extras(file)
-            self._ends = self._find_ends(group, unfinished)
+            self._ends = self._find_ends(own, unfinished)
             self._metadata = self._texts(subgroup(file, "metadata"))
-            bounds = facts_.Bounds(action_dim)
+            bounds = Bounds(action_dim)
             for start in range(0, self._total, _BLOCK):
                 bounds.add(self._hdf5.read(file["actions"], start, start + _BLOCK))
         low, high = bounds.get()
         spec = Spec(state_dim, action_dim, low, high, _RATE_HZ)
-        if group.facts:
-            spec = self._written(facts_.spec_from(group.facts.get("spec"), group.wrong), spec)
+        if own.facts:
+            spec = self._written(spec_from(own.facts.get("spec"), own.wrong), spec)
         self.spec = spec if rate_hz is None else dataclasses.replace(spec, rate_hz=rate_hz)
 
     def __len__(self) -> int:
@@ -94,7 +94,8 @@ class D4RLDataset:
                 name: self._rows(file[column], rows).astype(np.float32)
                 for name, column in (("state", "observations"), ("action", "actions"))
             }
-            if "rewards" in file and (facts or {}).get("reward", True):
+            roles = {"reward"} if facts is None else roles_from(facts, self._wrong)
+            if "rewards" in file and "reward" in roles:
                 numbers["reward"] = self._rows(file["rewards"], rows).reshape(-1).astype(np.float32)
             extras = {
                 name: self._rows(file[path], rows) for name, path in self._extra_names.items()
@@ -102,10 +103,10 @@ class D4RLDataset:
             final = self._final(file, rows)
             expert = None
             if facts is not None:
-                expert = self._add_own(file, index, facts, rows, extras, final)
+                expert = self._add_own(file, index, roles, rows, extras, final)
         place = Fault("", "", "", file=self._hdf5.name, episode=index)
-        facts_.check_finite(self._report, place, numbers)
-        fields = self._describe(rows) if facts is None else facts_.fields(facts, self._wrong)
+        check_finite(self._report, place, numbers)
+        fields = self._describe(rows) if facts is None else fields_from(facts, self._wrong)
         if self._instruction is not None:
             fields["instruction"] = self._instruction
         return Episode(**numbers, expert_action=expert, extras=extras, final=final, **fields)
@@ -121,10 +122,7 @@ class D4RLDataset:
     def fingerprint(self) -> str:
         """SHA-256 over the file and what was said of it."""
         chosen = [self._instruction, self.spec.rate_hz, len(self)]
-        digest = hashlib.sha256(json.dumps(chosen).encode())
-        with self.path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        return fingerprint([self.path], chosen)
 
     def _wrong(self, message: str) -> DataError:
         return self._hdf5.damaged(message, field="metadata/embodied")
@@ -156,7 +154,7 @@ class D4RLDataset:
             return np.zeros(self._total, bool)
         return self._hdf5.read(file[name]).reshape(-1).astype(bool)
 
-    def _read_lines(self, group: facts_.Group) -> list[str] | None:
+    def _read_lines(self, group: Group) -> list[str] | None:
         if not group.facts:
             return None
         if "episodes" not in group.items():
@@ -164,7 +162,7 @@ class D4RLDataset:
         data = self._hdf5.read(group.items()["episodes"]).tobytes()
         return data.decode("utf-8", errors="replace").split("\n")
 
-    def _find_ends(self, group: facts_.Group, unfinished: str) -> NDArray[np.int64]:
+    def _find_ends(self, group: Group, unfinished: str) -> NDArray[np.int64]:
         """One after the last row of each episode."""
         ends = np.flatnonzero(self._terminals | self._timeouts) + 1
         if self._lines is not None:
@@ -186,7 +184,7 @@ class D4RLDataset:
         return dataclasses.replace(written, cameras={})
 
     def _facts(self, index: int) -> dict[str, Any] | None:
-        return None if self._lines is None else facts_.parse(self._lines[index], self._wrong)
+        return None if self._lines is None else parse_json(self._lines[index], self._wrong)
 
     def _rows(self, dataset: Any, rows: slice) -> NDArray[Any]:
         return self._hdf5.read(dataset, rows.start, rows.stop)
@@ -194,10 +192,10 @@ class D4RLDataset:
     def _find_extras(self, file: Any) -> dict[str, str]:
         """Name -> path of all else that has a row for each step."""
         groups = {name: subgroup({"": file[name]}, "") for name in file if name not in _KNOWN}
-        found = {name: file[name] for name, group in groups.items() if not group}
-        for name, group in groups.items():
+        found = {name: file[name] for name, members in groups.items() if not members}
+        for name, members in groups.items():
             prefix = "" if name == "infos" else f"{name}/"
-            found |= {prefix + path: item for path, item in self._hdf5.arrays(group)}
+            found |= {prefix + path: item for path, item in self._hdf5.arrays(members)}
         return {
             name: item.name
             for name, item in found.items()
@@ -214,20 +212,19 @@ class D4RLDataset:
         self,
         file: Any,
         index: int,
-        facts: dict[str, Any],
+        roles: Set[str],
         rows: slice,
         extras: dict[str, NDArray[Any]],
         final: dict[str, NDArray[Any]],
     ) -> NDArray[np.float32] | None:
         """Adds what only our files hold, drops what fills gaps; gives the expert's actions."""
-        roles = set(facts.get("arrays", ()))
         for name in [name for name in extras if f"extras/{name}" not in roles]:
             del extras[name]
         if "final/state" not in roles:
             final.pop("state", None)
-        for group, found in (("extras", extras), ("final", final)):
-            names = [x.removeprefix(f"{group}/") for x in roles if x.startswith(f"{group}/")]
-            paths = {name: self._own.get(f"{group}/{index}/{name}") for name in names}
+        for kind, found in (("extras", extras), ("final", final)):
+            names = group(dict.fromkeys(sorted(roles)), f"{kind}/")
+            paths = {name: self._own.get(f"{kind}/{index}/{name}") for name in names}
             found.update({k: self._hdf5.read(file[path]) for k, path in paths.items() if path})
         if "expert_action" not in roles or "expert_action" not in self._own:
             return None
@@ -246,7 +243,7 @@ class D4RLDataset:
         if not finished:
             info["note"] = "the file ends before the episode does"
         return {
-            "instruction": facts_.words(self.path.stem),
+            "instruction": words(self.path.stem),
             "terminated": bool(self._terminals[last]),
             "truncated": bool(self._timeouts[last]) or not finished,
             "info": info,

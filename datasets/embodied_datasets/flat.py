@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,25 +14,12 @@ from numpy.typing import NDArray
 from embodied.structs import Episode, Spec
 from embodied_datasets.budget import damaged
 from embodied_datasets.faults import Fault, Report, refuse
+from embodied_datasets.files import fingerprint
+from embodied_datasets.lazy import Lazy
+from embodied_datasets.recorded import group
 
 Array = NDArray[Any]
 _NUMBERS = ("state", "action", "reward", "expert_action")
-
-
-class Lazy(Mapping[str, Array]):
-    """Arrays by name that are made anew whenever one is asked for."""
-
-    def __init__(self, makers: Mapping[str, Callable[[], Array]]) -> None:
-        self._makers = dict(makers)
-
-    def __getitem__(self, name: str) -> Array:
-        return self._makers[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._makers)
-
-    def __len__(self) -> int:
-        return len(self._makers)
 
 
 def _no_final(index: int) -> dict[str, Array]:
@@ -117,17 +102,7 @@ class FlatEpisodes:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the files, and over the options that choose among what they hold."""
-        digest = hashlib.sha256(json.dumps(self._options, sort_keys=True).encode())
-        for path in self._files:
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
-
-
-def group(columns: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The columns whose role begins with the prefix, by the rest of their roles."""
-    return {role.removeprefix(prefix): x for role, x in columns.items() if role.startswith(prefix)}
+        return fingerprint(self._files, self._options)
 
 
 def _taker(column: Any, rows: slice) -> Callable[[], Array]:

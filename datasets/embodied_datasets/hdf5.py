@@ -11,8 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embodied_datasets.budget import check_budget
 from embodied_datasets.faults import DataError, Fault
-from embodied_datasets.hdf5_vetting import GZIP, LZF, Vetting, filters
+from embodied_datasets.hdf5_chunks import chunk_bytes, declares_too_much, inflates_too_much
+from embodied_datasets.hdf5_vetting import Vetting
 
 MAX_BYTES = 2 * 2**30
 """What one read may take in memory unless the caller says otherwise."""
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_TEXT = 16 * 2**20
-_SUSPICIOUS = 16 * 2**20
-_MAX_RATIO = 250  # recorded data compress less than this; what is nearly nothing compresses more
-_DAMAGED = "E_DATA_UNREADABLE"
-_EXPANSION = {GZIP: 1032, LZF: 88}  # bytes that one stored byte can become at most
-_MAX_INFLATED = 64 * 2**20
 
 
 def load_h5py() -> Any:
@@ -119,7 +115,7 @@ class Hdf5:
 
     def damaged(self, message: str, **place: Any) -> DataError:
         """The error for a file that is not what it says; raise it."""
-        return self.fault(_DAMAGED, message, "fetch or write the file again", **place)
+        return self.fault("E_DATA_UNREADABLE", message, "fetch or write the file again", **place)
 
     def read(self, dataset: Any, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Rows [start, stop) of an h5py.Dataset of numbers, or all of one without rows.
@@ -146,7 +142,7 @@ class Hdf5:
             value = self._get(field, lambda: dataset[()]) if dataset.dtype.kind in "SO" else None
         elif dataset.dtype == np.uint8 and len(dataset.shape) == 1:
             if dataset.shape[0] > _MAX_TEXT:
-                raise self._too_large(field, dataset.shape[0], _MAX_TEXT)
+                check_budget(self.name, dataset.shape[0], _MAX_TEXT, field=field)
             value = self.read(dataset).tobytes()
         else:
             value = None
@@ -216,41 +212,18 @@ class Hdf5:
 
     def check_budget(self, field: str, wanted: int) -> None:
         """Raises DataError if decoding a field would take more memory than is allowed."""
-        if wanted > self.max_bytes:
-            raise self._too_large(field, wanted, self.max_bytes)
-
-    def _too_large(self, field: str, wanted: int, allowed: int) -> DataError:
-        message = f"takes {wanted} bytes once decoded, more than max_bytes = {allowed}"
-        remedy = "raise max_bytes if you trust the data and have the memory"
-        return self.fault("E_DATA_BUDGET", message, remedy, field=field)
+        check_budget(self.name, wanted, self.max_bytes, field=field)
 
     def _check_size(self, dataset: Any, field: str, wanted: int) -> None:
-        chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
-        self.check_budget(field, max(wanted, chunk))  # a chunk is inflated whole, if only for a row
-        declared = math.prod(dataset.shape) * dataset.dtype.itemsize
-        stored = dataset.id.get_storage_size()
-        if max(wanted, chunk) > _SUSPICIOUS and max(declared, chunk) > _MAX_RATIO * stored:
-            message = f"declares {declared} bytes but stores {stored}"
-            raise self.fault("E_DATA_BUDGET", message, "write it without padding", field=field)
+        check_budget(self.name, max(wanted, chunk_bytes(dataset)), self.max_bytes, field=field)
+        problem = declares_too_much(dataset, wanted)
+        if problem:
+            raise self.fault("E_DATA_BUDGET", *problem, field=field)
 
     def _check_chunks(self, dataset: Any, field: str) -> None:
-        """Refuses chunks that inflate to more than their shape, which HDF5 notices too late."""
-        if dataset.chunks is None or field in self._inflated:
-            return
-        nominal = math.prod(dataset.chunks) * dataset.dtype.itemsize
-        codes = filters(dataset.id)
-        chunks: list[Any] = []
-        dataset.id.chunk_iter(chunks.append)
-        for chunk in chunks:
-            used = {code for i, code in enumerate(codes) if not chunk.filter_mask >> i & 1}
-            codecs = used & _EXPANSION.keys()
-            ratio = math.prod(_EXPANSION[codec] for codec in codecs)
-            within = chunk.size <= nominal * 1.01 + 1024
-            if within and codecs and chunk.size * ratio > max(_MAX_INFLATED, nominal):
-                within = codecs == {GZIP} and _inflates_within(dataset, chunk, nominal)
-            if not within:
-                message = f"has a chunk of {chunk.size} bytes that may inflate beyond {nominal}"
-                raise self.fault("E_DATA_BUDGET", message, "write it with gzip", field=field)
+        problem = None if field in self._inflated else inflates_too_much(dataset)
+        if problem:
+            raise self.fault("E_DATA_BUDGET", *problem, field=field)
         self._inflated.add(field)
 
 
@@ -258,15 +231,6 @@ def _decoded(value: Any) -> str | None:
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
     return str(value) if isinstance(value, str) else None
-
-
-def _inflates_within(dataset: Any, chunk: Any, nominal: int) -> bool:
-    _, stored = dataset.id.read_direct_chunk(chunk.chunk_offset)
-    try:
-        inflated = zlib.decompressobj().decompress(stored, nominal + 16)  # and a checksum's bytes
-    except zlib.error:
-        return False
-    return len(inflated) < nominal + 16
 
 
 def subgroup(group: Any, name: str) -> Any:
@@ -278,19 +242,3 @@ def subgroup(group: Any, name: str) -> Any:
 def natural(name: str) -> tuple[Any, ...]:
     """A key that sorts demo_2 before demo_10."""
     return tuple(int(x) if x.isdecimal() else x for x in re.split(r"([0-9]+)", name))
-
-
-class Lazy(Mapping[str, NDArray[np.uint8]]):
-    """Images of an episode by camera; every look at one reads it."""
-
-    def __init__(self, loaders: Mapping[str, Callable[[], NDArray[np.uint8]]]) -> None:
-        self._loaders = loaders
-
-    def __getitem__(self, camera: str) -> NDArray[np.uint8]:
-        return self._loaders[camera]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._loaders)
-
-    def __len__(self) -> int:
-        return len(self._loaders)

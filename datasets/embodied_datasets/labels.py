@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from embodied.structs import Annotation, Episode, Episodes, Spec
 from embodied_datasets.faults import Fault, refuse
-from embodied_datasets.lerobot_schema import read_json, sync, write_json
+from embodied_datasets.files import move_into_place, read_json, write_json
 
 VERSION = 1
 _LABELS, _ARRAYS = "labels.json", "arrays.safetensors"
@@ -237,9 +237,7 @@ def _write(root: Path, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[An
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     safetensors.numpy.save_file(dict(arrays), temporary / _ARRAYS)
-    sync(temporary / _ARRAYS)
     write_json(temporary / _LABELS, facts)
     if root.exists():
         shutil.rmtree(root)
-    temporary.rename(root)
-    sync(root.parent)
+    move_into_place(temporary, root)

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied_datasets import lerobot_schema as schema
+from embodied_datasets.budget import check_budget
 from embodied_datasets.faults import DataError, Fault, Report
 from embodied_datasets.lerobot_columns import Feature, is_vector
 from embodied_datasets.lerobot_entries import Catalog, Entry, Layout
-from embodied_datasets.lerobot_tables import check_budget, read_columns
+from embodied_datasets.lerobot_tables import read_columns
 
 Arrays = dict[str, NDArray[Any]]
 

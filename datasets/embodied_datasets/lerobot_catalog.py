@@ -10,6 +10,7 @@ from embodied_datasets import lerobot_catalog_v2 as v2
 from embodied_datasets import lerobot_catalog_v3 as v3
 from embodied_datasets import lerobot_schema as schema
 from embodied_datasets.faults import Report, refuse
+from embodied_datasets.files import inside, read_json
 from embodied_datasets.lerobot_entries import Catalog, Options
 from embodied_datasets.lerobot_incoming import read_incoming
 from embodied_datasets.lerobot_video import size_of
@@ -36,8 +37,8 @@ def _read(root: Path, options: Options, report: Report) -> Catalog:
         message = f"{root} has no {schema.INFO_PATH}, so it is no LeRobot data set"
         remedy = "name the folder that holds meta/, data/ and videos/"
         schema.fail("E_DATA_MISSING", None, message, remedy)
-    path = schema.inside(root, schema.INFO_PATH)
-    info = schema.read_json(path)
+    path = inside(root, schema.INFO_PATH)
+    info = read_json(path)
     version = info.get("codebase_version")
     if version in v2.VERSIONS:
         return v2.read(root, info, options, report)

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from embodied_datasets import lerobot_schema as schema
+from embodied_datasets.files import inside
 from embodied_datasets.lerobot_columns import feature
 from embodied_datasets.lerobot_entries import Catalog, Entry, Options
 from embodied_datasets.lerobot_layout import make_layout
@@ -34,7 +35,7 @@ _logger = logging.getLogger(__name__)
 
 def read(root: Path, options: Options) -> Catalog:
     """Gathers the metadata from the rows."""
-    folder = schema.inside(root, FOLDER)
+    folder = inside(root, FOLDER)
     try:
         return _read(root, folder, options)
     except pa.ArrowException as error:
@@ -44,7 +45,7 @@ def read(root: Path, options: Options) -> Catalog:
 
 def _read(root: Path, folder: Path, options: Options) -> Catalog:
     for path in folder.glob("*.arrow"):
-        schema.inside(root, str(path.relative_to(root)))
+        inside(root, str(path.relative_to(root)))
     table = read_arrow(folder)
     numbers = _numbers(folder, table)
     starts = np.flatnonzero(np.diff(numbers, prepend=-1))
@@ -148,7 +149,7 @@ def _videos(
         path = names[0]
         if options.video_folder is not None:
             path = "/".join([options.video_folder, *path.split("/")[1:]])
-        found.append((schema.inside(root, path), float(offsets[start])))
+        found.append((inside(root, path), float(offsets[start])))
     return found
 
 

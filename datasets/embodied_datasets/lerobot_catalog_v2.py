@@ -9,6 +9,7 @@ from typing import Any
 from embodied_datasets import lerobot_info as header
 from embodied_datasets import lerobot_schema as schema
 from embodied_datasets.faults import Fault, Report
+from embodied_datasets.files import inside, read_json_lines
 from embodied_datasets.lerobot_catalog_v3 import in_order, video_template
 from embodied_datasets.lerobot_entries import Catalog, Entry, Options
 from embodied_datasets.lerobot_layout import make_layout
@@ -28,11 +29,11 @@ def read(root: Path, info: Mapping[str, Any], options: Options, report: Report) 
     data = header.template(path, info, "data_path", _DATA_PATH)
     video = video_template(path, info, options) if cameras else ""
     size = header.chunks_size(path, info)
-    episodes_path = schema.inside(root, _EPISODES_PATH)
-    tasks_path = schema.inside(root, _TASKS_PATH)
+    episodes_path = inside(root, _EPISODES_PATH)
+    tasks_path = inside(root, _TASKS_PATH)
     entries: list[Entry] = []
     frames = 0
-    for row in schema.read_json_lines(episodes_path):
+    for row in read_json_lines(episodes_path):
         number = len(entries)
         length = _length(episodes_path, row, number, report)
         places = {"episode_chunk": number // size, "episode_index": number}
@@ -41,8 +42,8 @@ def read(root: Path, info: Mapping[str, Any], options: Options, report: Report) 
         for name, key in cameras.items():
             names = {"video_key": key}
             relative = schema.expand(video, {*places, *names}, **places, **names)
-            videos[name] = (schema.inside(root, relative), 0.0)
-        place = schema.inside(root, file)
+            videos[name] = (inside(root, relative), 0.0)
+        place = inside(root, file)
         entries.append(Entry(number, frames, place, 0, length, videos=videos))
         frames += length
     header.check_totals(path, info, len(entries), frames, _EPISODES_PATH, report)
@@ -68,7 +69,7 @@ def _length(path: Path, row: Mapping[str, Any], number: int, report: Report) -> 
 
 
 def _tasks(path: Path) -> list[str]:
-    tasks = {row.get("task_index"): row.get("task") for row in schema.read_json_lines(path)}
+    tasks = {row.get("task_index"): row.get("task") for row in read_json_lines(path)}
     if not all(isinstance(n, int) and isinstance(text, str) for n, text in tasks.items()):
         message = "must give each line a task_index and a task"
         schema.fail("E_DATA_TASK", path, message, "fetch it again")

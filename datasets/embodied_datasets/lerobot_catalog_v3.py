@@ -12,6 +12,7 @@ import pyarrow as pa
 from embodied_datasets import lerobot_info as header
 from embodied_datasets import lerobot_schema as schema
 from embodied_datasets.faults import Fault, Report
+from embodied_datasets.files import inside
 from embodied_datasets.lerobot_entries import Camera, Catalog, Entry, Layout, Options
 from embodied_datasets.lerobot_layout import make_layout
 from embodied_datasets.lerobot_tables import open_table, read_table
@@ -30,8 +31,8 @@ def read(root: Path, info: Mapping[str, Any], options: Options, report: Report) 
     layout = make_layout(path, features, options, required=_REQUIRED, parts=parts)
     files = sorted((root / "meta" / "episodes").rglob("*.parquet"))
     for file in files:
-        schema.inside(root, str(file.relative_to(root)))
-    tasks_path = schema.inside(root, schema.TASKS_PATH)
+        inside(root, str(file.relative_to(root)))
+    tasks_path = inside(root, schema.TASKS_PATH)
     action = layout.columns[layout.action.removeprefix("next.")]
     rate = header.fps(path, info)
     bounds = header.action_bounds(path, info, action["shape"][0])
@@ -177,7 +178,7 @@ class _Entries:
     def _locate(self, template: str, row: Mapping[str, Any], prefix: str, **values: str) -> Path:
         places = {name: row[f"{prefix}/{name}"] for name in _PLACES}
         allowed = {*_PLACES, *values}
-        return schema.inside(self._root, schema.expand(template, allowed, **places, **values))
+        return inside(self._root, schema.expand(template, allowed, **places, **values))
 
 
 def _read_episodes(path: Path, cameras: Mapping[str, Camera]) -> Any:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from embodied.structs import Spec
 from embodied_datasets import lerobot_rows, lerobot_stats, lerobot_video
 from embodied_datasets import lerobot_schema as schema
+from embodied_datasets.files import sync, write_json
 from embodied_datasets.lerobot_rows import Recorded, Row, Sheet
 
 
@@ -42,7 +43,7 @@ def compact(incoming: Path, target: Path, spec: Spec, robot_type: str | None) ->
     lerobot_rows.write_tasks(target / schema.TASKS_PATH, tasks)
     lerobot_rows.write_stats(target / schema.STATS_PATH, total)
     info = lerobot_rows.make_info(sheet, rows, len(tasks))
-    schema.write_json(target / schema.INFO_PATH, info)
+    write_json(target / schema.INFO_PATH, info)
 
 
 def _check_alike(incoming: Path, episodes: Sequence[Recorded]) -> None:
@@ -90,7 +91,7 @@ def _write_data(
             for i in members:
                 writer.write_table(tables[i])
                 rows[i].update({f"data/{name}": value for name, value in place.items()})
-        schema.sync(path)
+        sync(path)
 
 
 def _write_videos(
@@ -105,7 +106,7 @@ def _write_videos(
             path.parent.mkdir(parents=True, exist_ok=True)
             parts = [(paths[i], int(rows[i]["length"])) for i in members]
             lerobot_video.join(path, parts, spec.rate_hz)
-            schema.sync(path)
+            sync(path)
             frames = 0
             for i in members:
                 times = {"from_timestamp": frames / spec.rate_hz}

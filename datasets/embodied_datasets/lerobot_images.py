@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 
+from embodied_datasets.budget import check_budget
 from embodied_datasets.faults import DataError
 from embodied_datasets.lerobot_schema import fail, relative_to
-from embodied_datasets.lerobot_tables import check_budget, read_slice
-from embodied_datasets.lerobot_video import MAX_PIXELS, decode
+from embodied_datasets.lerobot_tables import read_slice
+from embodied_datasets.lerobot_video import decode
+from embodied_datasets.pictures import decode_picture
 
 
 class Film(Protocol):
@@ -72,22 +72,13 @@ class Stills:
         for i, row in enumerate(column):
             data = row["bytes"].as_py() if row.is_valid else None
             try:
-                frames[i] = _pixels(data, self.shape)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                if data is None:
+                    raise ValueError("no bytes are embedded; embed the files that the paths name")
+                frames[i] = decode_picture(data, self.shape)
+            except ValueError as error:
                 message = f"holds an image that cannot be read ({error})"
                 fail("E_DATA_IMAGE", self.path, message, "fetch it again", **place, frame=i)
         return frames
-
-
-def _pixels(data: bytes | None, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Decodes an image whose header says that it has the sides (h, w); ValueError otherwise."""
-    if data is None:
-        raise ValueError("no bytes are embedded; embed the files that the paths name")
-    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-        width, height = image.size
-        if (height, width) != shape or height * width > MAX_PIXELS:
-            raise ValueError(f"{height} x {width} pixels, expected {shape[0]} x {shape[1]}")
-        return np.asarray(image.convert("RGB"))
 
 
 class Images(Mapping[str, NDArray[np.uint8]]):

@@ -11,6 +11,7 @@ from typing import Any
 from embodied.structs import Annotation
 from embodied_datasets import lerobot_info as header
 from embodied_datasets import lerobot_schema as schema
+from embodied_datasets.files import read_json
 from embodied_datasets.lerobot_columns import frame_features, state_features
 from embodied_datasets.lerobot_entries import Camera, Catalog, Entry, Options
 from embodied_datasets.lerobot_language import in_order
@@ -39,7 +40,7 @@ def annotations_of(facts: Mapping[str, Any]) -> tuple[Annotation, ...]:
 def read_incoming(root: Path, options: Options) -> Catalog:
     """Reads the metadata of what is recorded so far, by key."""
     recording_path = root / schema.RECORDING_PATH
-    recording = schema.read_json(recording_path)
+    recording = read_json(recording_path)
     cameras = {name: (h, w) for name, (h, w) in recording["cameras"].items()}
     entries: list[Entry] = []
     columns: list[str] = []

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from embodied.structs import Episode, Spec
 from embodied_datasets import lerobot_language
 from embodied_datasets import lerobot_schema as schema
+from embodied_datasets.files import write_atomically
 from embodied_datasets.lerobot_columns import (
     NUMBERS,
     Feature,
@@ -69,7 +70,7 @@ def record(incoming: Path, key: str, episode: Episode, *, spec: Spec) -> None:
     if episode.final:
         metadata[schema.FINAL_KEY] = encode_final(episode.final).encode()
     table = table.replace_schema_metadata(metadata)
-    schema.write_atomically(incoming / f"{key}.parquet", lambda path: pq.write_table(table, path))
+    write_atomically(incoming / f"{key}.parquet", lambda path: pq.write_table(table, path))
 
 
 def columns_of(episode: Episode) -> tuple[list[str], dict[str, Feature]]:
@@ -83,7 +84,7 @@ def columns_of(episode: Episode) -> tuple[list[str], dict[str, Feature]]:
 
 
 def _write_video(path: Path, frames: NDArray[np.uint8], rate_hz: float) -> None:
-    schema.write_atomically(path, lambda temporary: encode(temporary, frames, rate_hz))
+    write_atomically(path, lambda temporary: encode(temporary, frames, rate_hz))
 
 
 def _columns(episode: Episode, spec: Spec) -> dict[str, NDArray[Any]]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from embodied.structs import Spec
 from embodied_datasets import lerobot_language, lerobot_stats, lerobot_video
 from embodied_datasets import lerobot_schema as schema
+from embodied_datasets.files import write_atomically, write_json
 from embodied_datasets.lerobot_columns import (
     Feature,
     frame_features,
@@ -172,7 +173,7 @@ def write_episodes(path: Path, rows: Sequence[Row]) -> None:
     """Writes a file of `meta/episodes`."""
     table = pa.Table.from_pylist(list(rows), schema=_episodes_schema(rows[0]))
     size = 100 if max(len(row["final"]) for row in rows) < 10**4 else 1  # read one by one
-    schema.write_atomically(path, lambda temporary: pq.write_table(table, temporary, size))
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary, size))
 
 
 def _episodes_schema(row: Row) -> Any:
@@ -219,13 +220,13 @@ def write_tasks(path: Path, tasks: Sequence[str]) -> None:
         ],
     }
     table = table.replace_schema_metadata({b"pandas": json.dumps(pandas).encode()})
-    schema.write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
 
 
 def write_stats(path: Path, stats: AllStats) -> None:
     """Writes the statistics of the whole set."""
     plain = {name: {k: v.tolist() for k, v in value.items()} for name, value in stats.items()}
-    schema.write_json(path, plain)
+    write_json(path, plain)
 
 
 def make_info(sheet: Sheet, rows: Sequence[Row], num_tasks: int) -> dict[str, Any]:

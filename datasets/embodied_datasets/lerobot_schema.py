@@ -1,18 +1,20 @@
-"""The names and paths of LeRobot's layouts, and files that are written whole or not at all."""
+"""The names and paths of LeRobot's layouts."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import re
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from embodied_datasets.faults import DataError, Fault, Report
+from embodied_datasets.files import inside as inside  # for `checking`
+from embodied_datasets.files import read_json as read_json
+from embodied_datasets.files import write_atomically as write_atomically
+from embodied_datasets.files import write_json as write_json
 
 CODEBASE_VERSION = "v3.0"
 INFO_PATH = "meta/info.json"
@@ -49,7 +51,6 @@ PERSISTENT = "language_persistent"
 EVENTS = "language_events"
 COUNTERS = ("frame_index", "episode_index", "index", "task_index")
 
-_MAX_JSON_BYTES = 16 * 2**20
 _FORMAT_SPEC = re.compile(r"0?[1-9]?d?")
 
 
@@ -79,32 +80,6 @@ def reporter(report: Report, root: Path) -> Report:
     return lambda fault: report(relative(fault, root))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; refuses files of unreasonable size before reading them."""
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        message = f"is larger than {_MAX_JSON_BYTES} bytes, so it is no metadata file"
-        fail("E_DATA_BUDGET", path, message, "restore the file")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        fail("E_DATA_JSON", path, f"is not valid JSON ({error})", "restore the file")
-    if not isinstance(value, dict):
-        message = f"must hold a JSON object, got {type(value).__name__}"
-        fail("E_DATA_JSON", path, message, "restore the file")
-    return value
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary file and renames it to `path` once it is safely on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Neither our nor LeRobot's globs look for this suffix.
-    temporary = path.with_name(f".tmp-{path.name}.part")
-    write(temporary)
-    sync(temporary)
-    temporary.replace(path)
-    sync(path.parent)
-
-
 def recorded(incoming: Path) -> list[Path]:
     """The files of all finished episodes in an incoming folder, sorted by key."""
     files = (path for path in incoming.glob("*.parquet") if not path.name.startswith("."))
@@ -115,39 +90,6 @@ def is_final(root: Path) -> bool:
     """Whether a data set is complete: a recorder marks what it has not finalised."""
     path = root / INFO_PATH
     return path.exists() and not read_json(path).get("recording")
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects in a file, one a line."""
-    if not path.is_file():
-        message = "is missing, so that the data set has a hole"
-        fail("E_DATA_MISSING", path, message, "fetch it again")
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        message = f"is larger than {_MAX_JSON_BYTES} bytes, so it is no metadata file"
-        fail("E_DATA_BUDGET", path, message, "restore the file")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    try:
-        values = [json.loads(line) for line in lines if line.strip()]
-    except (json.JSONDecodeError, RecursionError) as error:
-        fail("E_DATA_JSON", path, f"is not valid JSON lines ({error})", "restore the file")
-    if not all(isinstance(value, dict) for value in values):
-        fail("E_DATA_JSON", path, "must hold one JSON object a line", "restore the file")
-    return values
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON object atomically."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def sync(path: Path) -> None:
-    """Waits until a file's bytes, or a folder's list of names, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def expand(template: str, allowed: set[str], **values: int | str) -> str:
@@ -176,13 +118,3 @@ def expand(template: str, allowed: set[str], **values: int | str) -> str:
     except ValueError as error:
         message = f"path template {template!r} cannot be filled ({error})"
         fail("E_DATA_TEMPLATE", None, message, remedy)
-
-
-def inside(root: Path, relative: str) -> Path:
-    """`root / relative`, refused if it leads out of the root, be it by `..` or by a link."""
-    path = root / relative
-    if "\0" in relative or not path.resolve().is_relative_to(root.resolve()):
-        message = f"{relative!r} leads out of the data set's folder {root}"
-        remedy = "copy the file into the folder and name it by a relative path"
-        fail("E_DATA_PATH", None, message, remedy)
-    return path

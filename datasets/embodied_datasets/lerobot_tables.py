@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from embodied_datasets.budget import check_budget
 from embodied_datasets.lerobot_columns import Feature, from_column
 from embodied_datasets.lerobot_schema import fail
 
@@ -20,14 +21,6 @@ _MAX_ROWS = 10**6
 _MAX_BYTES = 2**30
 _NUMBERS = {"FLOAT", "DOUBLE", "INT32", "INT64", "BOOLEAN", "FIXED_LEN_BYTE_ARRAY"}
 _FETCH = "fetch it again"
-
-
-def check_budget(path: Path, wanted: int, max_bytes: int, **place: Any) -> None:
-    """Raises DataError if decoding a file would take more memory than is allowed."""
-    if wanted > max_bytes:
-        message = f"takes {wanted} bytes once decoded, more than max_bytes = {max_bytes}"
-        remedy = "raise max_bytes if you trust the data and have the memory"
-        fail("E_DATA_BUDGET", path, message, remedy, **place)
 
 
 def open_table(path: Path, strings: Sequence[str] = ()) -> Any:

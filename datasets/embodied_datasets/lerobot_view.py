@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from embodied.structs import Spec
 from embodied_datasets import lerobot_rows, lerobot_stats
 from embodied_datasets import lerobot_schema as schema
+from embodied_datasets.files import read_json, write_atomically, write_json
 from embodied_datasets.lerobot_rows import AllStats, Recorded, Row, Sheet
 
 FOLDERS = ("data", "videos", "meta")
@@ -69,7 +70,7 @@ class View:
         self._rows, self._tasks, self._language, self._stats = [], [], False, {}
 
     def _load(self) -> None:
-        info = schema.read_json(self._root / schema.INFO_PATH)
+        info = read_json(self._root / schema.INFO_PATH)
         self._language = schema.PERSISTENT in info["features"]
         for number in range(info["total_episodes"]):
             path = self._root / schema.EPISODES_PATH.format(**lerobot_rows.place(number))
@@ -94,7 +95,7 @@ class View:
             f"{prefix}/{n}": i for prefix in ("data", "meta/episodes") for n, i in place.items()
         }
         path = self._root / schema.DATA_PATH.format(**place)
-        schema.write_atomically(path, functools.partial(pq.write_table, table))
+        write_atomically(path, functools.partial(pq.write_table, table))
         for camera in self._spec.cameras:
             row |= self._link(episode, camera, place)
         lerobot_rows.add_stats(row, sheet.stats(table) | sheet.image_stats(episode))
@@ -105,14 +106,14 @@ class View:
         path = self._root / schema.EPISODES_PATH.format(**place)
         lerobot_rows.write_episodes(path, [row])
         info = lerobot_rows.make_info(sheet, self._rows, len(tasks)) | {"recording": True}
-        schema.write_json(self._root / schema.INFO_PATH, info)
+        write_json(self._root / schema.INFO_PATH, info)
 
     def _link(self, episode: Recorded, camera: str, place: Mapping[str, int]) -> dict[str, Any]:
         """Puts an episode's video in its place; returns what its row says of it."""
         key = schema.IMAGES + camera
         path = self._root / schema.VIDEO_PATH.format(video_key=key, **place)
         source = episode.video(camera)
-        schema.write_atomically(path, lambda temporary: _link_or_copy(source, temporary))
+        write_atomically(path, lambda temporary: _link_or_copy(source, temporary))
         duration = len(episode.table) / self._spec.rate_hz
         times = {"from_timestamp": 0.0, "to_timestamp": duration}
         return {f"videos/{key}/{name}": value for name, value in (dict(place) | times).items()}

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from embodied.structs import Episode, Spec
 from embodied_datasets import lerobot_schema as schema
+from embodied_datasets.files import read_json, sync, write_json
 from embodied_datasets.lerobot_compact import check_alike, compact
 from embodied_datasets.lerobot_incoming import read_facts
 from embodied_datasets.lerobot_record import columns_of, record
@@ -149,7 +150,7 @@ class LeRobotWriter:
         path = self.root / schema.RECORDING_PATH
         wanted = json.loads(json.dumps(self._recording))
         if path.exists():
-            found = schema.read_json(path)
+            found = read_json(path)
             differences = [
                 f"{name}: {found.get(name)} in the folder, {wanted.get(name)} now"
                 for name in sorted(wanted.keys() | found.keys())
@@ -160,7 +161,7 @@ class LeRobotWriter:
                 remedy = "choose another folder or the same settings"
                 schema.fail("E_DATA_SETTINGS", None, message, remedy)
         else:
-            schema.write_json(path, wanted)
+            write_json(path, wanted)
 
 
 def _lock(root: Path) -> IO[str]:
@@ -194,7 +195,7 @@ def _recover(root: Path) -> None:
             if (staging / name).exists():
                 shutil.rmtree(root / name, ignore_errors=True)
                 (staging / name).rename(root / name)
-                schema.sync(root)
+                sync(root)
         staging.rmdir()
     shutil.rmtree(root / _UNFINISHED, ignore_errors=True)
     if schema.is_final(root):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -15,18 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.structs import Episode, Spec
-from embodied_datasets import hdf5_facts as facts_
-from embodied_datasets.faults import DataError, Fault, Report, refuse
-from embodied_datasets.hdf5 import MAX_BYTES, Lazy
+from embodied_datasets.facts import fields_from, roles_from
+from embodied_datasets.faults import Fault, Report, refuse
+from embodied_datasets.files import fingerprint
+from embodied_datasets.hdf5 import MAX_BYTES
+from embodied_datasets.lazy import Lazy
 from embodied_datasets.minari_arrow import ArrowStore
-from embodied_datasets.minari_columns import Columns, inside, read_json
+from embodied_datasets.minari_columns import Columns
 from embodied_datasets.minari_hdf5 import Hdf5Store
-from embodied_datasets.minari_spaces import Leaf, leaves
+from embodied_datasets.minari_metadata import METADATA, Metadata
+from embodied_datasets.minari_spaces import Leaf
+from embodied_datasets.recorded import Bounds, check_finite
+from embodied_datasets.wordings import words
 
-METADATA = "metadata.json"
 _RATE_HZ = 20.0
 _SUCCESS = ("success", "is_success")
-_MAX_EPISODES = 10**7
 
 
 class MinariDataset:
@@ -62,14 +63,13 @@ class MinariDataset:
     ) -> None:
         self.path = Path(path)
         root = self.path / "data" if (self.path / "data" / METADATA).exists() else self.path
-        self._file = (root / METADATA).relative_to(self.path)
         self._instruction, self._report = instruction, report
-        self._metadata_path = inside(root, METADATA)
-        self._metadata = read_json(self._metadata_path, self._file)
+        self._metadata = Metadata(root, (root / METADATA).relative_to(self.path))
         self._store = self._open_store(root, max_bytes)
-        self._actions = self._leaves("action_space", "actions")
-        self._written = self._written_spec()
-        observations = self._leaves("observation_space", "observations")
+        self._actions = self._metadata.leaves("action_space")
+        self._actions = [leaf for leaf in self._actions if leaf.kind != "Text"]
+        self._written = self._metadata.written(sum(leaf.size for leaf in self._actions))
+        observations = self._metadata.leaves("observation_space")
         known = set(self._written.cameras) if self._written else set()
         colour = [each for each in observations if each.is_camera or each.name in known]
         self._all_cameras = {each.name or "image": each for each in colour}
@@ -90,7 +90,7 @@ class MinariDataset:
         index = range(len(self))[index]
         with self._store.episode(index) as columns:
             facts = columns.facts()
-            length = self._length(columns, facts)
+            length = self._length(columns)
             numbers = self._numbers(columns, length)
             extras, final = self._extras(columns, length)
             if len(numbers["state"]) > length:
@@ -108,15 +108,16 @@ class MinariDataset:
             )
         expert = None
         if facts:
+            roles = roles_from(facts, self._metadata.wrong)
             expert = extras.pop(str(facts.get("expert_action")), None)
-            fields = facts_.fields(facts, self._wrong)
-            final = {name: final[name] for name in facts.get("final", ()) if name in final}
-            numbers = numbers if facts.get("reward", True) else numbers | {"reward": None}
+            fields = fields_from(facts, self._metadata.wrong)
+            final = {name: final[name] for name in final if f"final/{name}" in roles}
+            numbers = numbers if "reward" in roles else numbers | {"reward": None}
         if self._instruction is not None:
             fields["instruction"] = self._instruction
-        place = Fault("", "", "", file=self._file, episode=index)
+        place = Fault("", "", "", file=self._metadata.name, episode=index)
         present = {name: values for name, values in numbers.items() if values is not None}
-        facts_.check_finite(self._report, place, present)
+        check_finite(self._report, place, present)
         loaders = {
             name: functools.partial(self._frames, index, leaf, length)
             for name, leaf in self._cameras.items()
@@ -143,48 +144,19 @@ class MinariDataset:
     def fingerprint(self) -> str:
         """SHA-256 over the files and what was chosen of them."""
         chosen = [list(self._cameras), self._instruction, self.spec.rate_hz]
-        digest = hashlib.sha256(json.dumps(chosen).encode())
-        for path in (self._metadata_path, *self._store.files):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
-
-    def _wrong(self, message: str, field: str | None = None) -> DataError:
-        remedy = "fetch or write the data set again"
-        return DataError(Fault("E_DATA_UNREADABLE", message, remedy, file=self._file, field=field))
+        return fingerprint([self._metadata.path, *self._store.files], chosen)
 
     def _open_store(self, root: Path, max_bytes: int) -> Hdf5Store | ArrowStore:
-        count, kind = self._metadata.get("total_episodes"), self._metadata.get("data_format")
-        if not isinstance(count, int) or not 0 < count <= _MAX_EPISODES:
-            raise self._wrong(f"says total_episodes {count!r}", "total_episodes")
-        if kind not in (None, "hdf5", "arrow"):
-            message = f"says data_format {kind!r}, expected 'hdf5' or 'arrow'"
-            raise self._wrong(message, "data_format")
+        count = self._metadata.num_episodes
         store: Hdf5Store | ArrowStore = (
-            ArrowStore(root, max_bytes, count) if kind == "arrow" else Hdf5Store(root, max_bytes)
+            ArrowStore(root, max_bytes, count)
+            if self._metadata.data_format == "arrow"
+            else Hdf5Store(root, max_bytes)
         )
         if len(store) != count:
-            raise self._wrong(f"says total_episodes {count}, but there are {len(store)}")
+            message = f"says total_episodes {count}, but there are {len(store)}"
+            raise self._metadata.wrong(message)
         return store
-
-    def _leaves(self, name: str, group: str) -> list[Leaf]:
-        space = self._metadata.get(name)
-        if not isinstance(space, str):
-            message = "is missing: the environment's own spaces are not looked up"
-            raise self._wrong(message, name)
-        found = leaves(space, functools.partial(self._wrong, field=name))
-        if group == "actions":
-            return [leaf for leaf in found if leaf.kind != "Text"]
-        return found
-
-    def _written_spec(self) -> Spec | None:
-        own = self._metadata.get(facts_.GROUP)
-        if not isinstance(own, dict):
-            return None
-        spec = facts_.spec_from(own.get("spec"), self._wrong)
-        if spec.action_dim != sum(leaf.size for leaf in self._actions):
-            raise self._wrong("misdescribes the action space", facts_.GROUP)
-        return spec
 
     def _choose_cameras(self, cameras: Sequence[str] | None) -> dict[str, Leaf]:
         unknown = sorted(set(cameras or ()) - set(self._all_cameras))
@@ -216,26 +188,26 @@ class MinariDataset:
         ]
         if all(math.isfinite(x) and abs(x) < 1e30 for x in (*sides[0], *sides[1])):
             return tuple(sides[0]), tuple(sides[1])
-        bounds = facts_.Bounds(len(sides[0]))
+        bounds = Bounds(len(sides[0]))
         for index in range(len(self)):
             with self._store.episode(index) as columns:
-                bounds.add(_joined(columns, "actions", self._actions)[: self._length(columns, {})])
+                bounds.add(columns.joined("actions", self._actions)[: self._length(columns)])
         return bounds.get()
 
-    def _length(self, columns: Columns, facts: dict[str, Any]) -> int:
+    def _length(self, columns: Columns) -> int:
         rewards = columns.scalars("rewards")
         padded = isinstance(self._store, ArrowStore)  # to the number of observations
         length = len(rewards) - padded
-        if length < 1 or facts.get("length", length) != length:
+        if length < 1:
             raise columns.error("E_DATA_SHAPE", f"has {length} steps", "rewards")
         return length
 
     def _numbers(self, columns: Columns, length: int) -> dict[str, Any]:
         """State (L or L + 1, S), action (L, A), reward (L,)."""
-        state = _joined(columns, "observations", self._parts)
+        state = columns.joined("observations", self._parts)
         if not self._parts:
             state = np.zeros((length + 1, 0), np.float32)
-        action = _joined(columns, "actions", self._actions)
+        action = columns.joined("actions", self._actions)
         if len(state) not in (length, length + 1):
             message = f"has {len(state)} rows for {length} actions, expected one more"
             raise columns.error("E_DATA_SHAPE", message, "observations")
@@ -261,35 +233,15 @@ class MinariDataset:
             for flag, name in (("terminated", "terminations"), ("truncated", "truncations"))
         }
         texts = (columns.text("observations", leaf) for leaf in self._texts)
-        facts = {"dataset_id": self._metadata.get("dataset_id"), "env": self._env()}
-        facts["seed"] = columns.seed()
+        source = self._metadata
+        name = source.env or source.dataset_id or ""
+        info = {"dataset_id": source.dataset_id, "env": source.env, "seed": columns.seed()}
         return {
             **flags,
-            "instruction": next(filter(None, texts), facts_.words(self._name())),
-            "info": {name: value for name, value in facts.items() if value is not None},
+            "instruction": next(filter(None, texts), words(name)),
+            "info": {name: value for name, value in info.items() if value is not None},
         }
-
-    def _env(self) -> str | None:
-        text = self._metadata.get("env_spec")
-        if not isinstance(text, str):
-            return None
-        name = facts_.parse(text, functools.partial(self._wrong, field="env_spec")).get("id")
-        return name if isinstance(name, str) else None
-
-    def _name(self) -> str:
-        return self._env() or str(self._metadata.get("dataset_id", ""))
 
     def _frames(self, index: int, leaf: Leaf, length: int) -> NDArray[np.uint8]:
         with self._store.episode(index) as columns:
             return columns.frames("observations", leaf, 0, length)
-
-
-def _joined(columns: Columns, group: str, parts: Sequence[Leaf]) -> NDArray[np.float32]:
-    """(rows, n) of the leaves end to end."""
-    arrays = [columns.array(group, leaf) for leaf in parts]
-    rows = min((len(values) for values in arrays), default=0)
-    flat = [
-        x[:rows].reshape(rows, leaf.size).astype(np.float32)
-        for x, leaf in zip(arrays, parts, strict=True)
-    ]
-    return np.concatenate([np.zeros((rows, 0), np.float32), *flat], axis=1)

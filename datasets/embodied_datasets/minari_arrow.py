@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from embodied_datasets import hdf5_facts as facts_
+from embodied_datasets import facts
+from embodied_datasets.budget import check_budget
 from embodied_datasets.faults import DataError, Fault
-from embodied_datasets.minari_columns import Array, Columns, decode, inside, read_json
+from embodied_datasets.files import inside, read_json
+from embodied_datasets.minari_columns import Array, Columns, decode
 from embodied_datasets.minari_spaces import Leaf
 from embodied_datasets.minari_spaces import Path as Keys
 
@@ -38,11 +40,9 @@ class ArrowStore:
         path = self.files[index]
         name = Path(path.parent.name) / path.name
         meta = inside(self._root, f"{path.parent.name}/metadata.json")
-        facts = read_json(meta, name.with_name("metadata.json")) if meta.exists() else {}
+        described = read_json(meta, name=name.with_name("metadata.json")) if meta.exists() else {}
         size = path.stat().st_size
-        if size > self._max_bytes:
-            message = f"takes {size} bytes, more than max_bytes = {self._max_bytes}"
-            raise DataError(Fault("E_DATA_BUDGET", message, "raise max_bytes", file=name))
+        check_budget(name, size, self._max_bytes, episode=index)
         with pa.memory_map(str(path)) as source:
             try:
                 table = _read_stream(source.read_buffer(), size)
@@ -50,7 +50,7 @@ class ArrowStore:
                 message, remedy = f"cannot be read ({error})", "fetch or write the file again"
                 fault = Fault("E_DATA_UNREADABLE", message, remedy, file=name, episode=index)
                 raise DataError(fault) from error
-            yield _ArrowColumns(table, facts, name, index, self._max_bytes)
+            yield _ArrowColumns(table, described, name, index, self._max_bytes)
 
 
 class _ArrowColumns(Columns):
@@ -73,10 +73,11 @@ class _ArrowColumns(Columns):
         column = self._column(group, leaf.path)
         if not pa.types.is_binary(column.type):
             return self.array(group, leaf)[start:stop]
-        wanted = (stop - start) * leaf.size
-        if wanted > self._max_bytes or stop > len(column):
-            message = f"takes {wanted} bytes once decoded in {len(column)} rows"
-            raise self.error("E_DATA_BUDGET", message, leaf.name)
+        place = {"episode": self._index, "field": leaf.name}
+        check_budget(self._name, (stop - start) * leaf.size, self._max_bytes, **place)
+        if stop > len(column):
+            message = f"has {len(column)} rows, expected {stop}"
+            raise self.error("E_DATA_SHAPE", message, leaf.name)
         rows = (column[row].as_py() or b"" for row in range(start, stop))
         return np.stack([decode(row, leaf, self) for row in rows])
 
@@ -93,8 +94,8 @@ class _ArrowColumns(Columns):
         return dict(self._walk(self._column("infos", ()), self._table.field("infos"), ""))
 
     def facts(self) -> dict[str, Any]:
-        facts = self._meta.get(facts_.GROUP, {})
-        return facts if isinstance(facts, dict) else {}
+        found = self._meta.get(facts.NAME, {})
+        return found if isinstance(found, dict) else {}
 
     def seed(self) -> int | None:
         seed = self._meta.get("seed")

@@ -1,21 +1,17 @@
-"""What Minari's storages have in common: columns of an episode, and the files beside them."""
+"""What Minari's storages have in common: columns of an episode."""
 
 from __future__ import annotations
 
-import io
-import json
 from abc import ABC, abstractmethod
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied_datasets import hdf5_facts as facts_
-from embodied_datasets.faults import DataError, Fault
+from embodied_datasets.faults import DataError
 from embodied_datasets.minari_spaces import Leaf
-
-_MAX_JSON = 16 * 2**20
+from embodied_datasets.pictures import decode_picture
 
 Array = NDArray[Any]
 
@@ -56,6 +52,16 @@ class Columns(ABC):
     def error(self, code: str, message: str, field: str) -> DataError:
         """An error about this episode; raise it."""
 
+    def joined(self, group: str, parts: Sequence[Leaf]) -> NDArray[np.float32]:
+        """(rows, n) of leaves of numbers, end to end."""
+        arrays = [self.array(group, leaf) for leaf in parts]
+        rows = min((len(values) for values in arrays), default=0)
+        flat = [
+            x[:rows].reshape(rows, leaf.size).astype(np.float32)
+            for x, leaf in zip(arrays, parts, strict=True)
+        ]
+        return np.concatenate([np.zeros((rows, 0), np.float32), *flat], axis=1)
+
     def column(self, name: str, rows: int) -> Array:
         """The first `rows` of rewards, terminations or truncations; DataError if there are less."""
         values = self.scalars(name).reshape(-1)
@@ -66,42 +72,11 @@ class Columns(ABC):
 
 def decode(data: bytes, leaf: Leaf, columns: Columns) -> Array:
     """The pixels in a JPEG file; DataError if they are not what the space says."""
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            size, mode = image.size, image.mode
-            wanted = (leaf.shape[1], leaf.shape[0])
-            if size != wanted or mode != ("RGB" if leaf.is_camera else "L"):
-                message = f"holds a {mode} image of {size} pixels, expected {wanted}"
-                raise columns.error("E_DATA_SHAPE", message, leaf.name)
-            return np.asarray(image).reshape(leaf.shape)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        message = f"holds an image that cannot be decoded ({error})"
-        raise columns.error("E_DATA_UNREADABLE", message, leaf.name) from error
-
-
-def inside(root: Path, relative: str) -> Path:
-    """`root / relative`, refused if a link leads out of the root."""
-    path = root / relative
-    if not path.resolve().is_relative_to(root.resolve()):
-        message, remedy = "leads out of the data set's folder", "copy the file into the folder"
-        raise DataError(Fault("E_DATA_PATH", message, remedy, file=Path(relative)))
-    return path
-
-
-def read_json(path: Path, name: Path) -> dict[str, Any]:
-    """The JSON object in a file that errors call `name`."""
-
-    def wrong(message: str) -> DataError:
-        remedy = "fetch or write the file again"
-        return DataError(Fault("E_DATA_UNREADABLE", message, remedy, file=name))
-
-    if not path.is_file() or path.stat().st_size > _MAX_JSON:
-        raise wrong(f"is missing or larger than {_MAX_JSON} bytes")
-    return facts_.parse(path.read_text(encoding="utf-8", errors="replace"), wrong)
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes a JSON object."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        pixels = decode_picture(
+            data, (leaf.shape[0], leaf.shape[1]), "RGB" if leaf.is_camera else "L"
+        )
+    except ValueError as error:
+        message = f"holds an image that cannot be read ({error})"
+        raise columns.error("E_DATA_IMAGE", message, leaf.name) from error
+    return pixels.reshape(leaf.shape)

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from embodied_datasets import hdf5_facts as facts_
 from embodied_datasets.faults import DataError
+from embodied_datasets.files import inside
 from embodied_datasets.hdf5 import Hdf5, natural, subgroup
-from embodied_datasets.minari_columns import Array, Columns, decode, inside
+from embodied_datasets.hdf5_facts import Group
+from embodied_datasets.minari_columns import Array, Columns, decode
 from embodied_datasets.minari_spaces import Leaf
 from embodied_datasets.minari_spaces import Path as Keys
 
@@ -70,7 +71,7 @@ class _Hdf5Columns(Columns):
         return {name: self._hdf5.read(item) for name, item in items}
 
     def facts(self) -> dict[str, Any]:
-        return facts_.Group(self._hdf5, self._group, episode=self._index).facts
+        return Group(self._hdf5, self._group, episode=self._index).facts
 
     def seed(self) -> int | None:
         seed = self._hdf5.attribute(self._group, "seed") if hasattr(self._group, "attrs") else None

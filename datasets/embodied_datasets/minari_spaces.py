@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.structs import Spec
-from embodied_datasets.hdf5_facts import Wrong, parse, state_parts
+from embodied_datasets.files import Wrong, parse_json
+from embodied_datasets.recorded import state_parts
 
 _MAX_DEPTH = 16
 _MAX_SIZE = 2**28
@@ -65,7 +66,7 @@ class Leaf:
 
 def leaves(text: str | None, wrong: Wrong) -> list[Leaf]:
     """The leaves of a space, in its order. `wrong` makes the error where it is none."""
-    space = parse(text, wrong)
+    space = parse_json(text, wrong)
     try:
         return list(_walk(space, ()))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

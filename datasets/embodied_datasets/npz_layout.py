@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.structs import Spec
-from embodied_datasets import episode_facts
 from embodied_datasets.budget import damaged
-from embodied_datasets.episode_facts import Facts
+from embodied_datasets.columns import Column, plan
+from embodied_datasets.fact_lines import FactLines, to_lines
+from embodied_datasets.facts import NAME
 from embodied_datasets.faults import DataError
 from embodied_datasets.npz_safe import Npz
-from embodied_datasets.staging import Column, Staged, plan
+from embodied_datasets.staging import Staged
 from embodied_datasets.zip_safe import open_zip
 
 CORE = {
@@ -45,7 +46,7 @@ def name_of(role: str) -> str:
         if role == known:
             return name
     kind, _, rest = role.partition("/")
-    free = rest not in _TAKEN and rest != episode_facts.NAME and not rest.startswith(_PREFIXES)
+    free = rest not in _TAKEN and rest != NAME and not rest.startswith(_PREFIXES)
     return rest if kind == "extras" and free else f"{kind}.{rest}"
 
 
@@ -71,14 +72,14 @@ def pixels_as_images(columns: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def read_facts(npz: Npz) -> Facts | None:
+def read_facts(npz: Npz) -> FactLines | None:
     """What our writer noted in a file; None if it is not ours."""
-    if episode_facts.NAME not in npz:
+    if NAME not in npz:
         return None
-    header = npz.headers[episode_facts.NAME]
+    header = npz.headers[NAME]
     if header.dtype != np.uint8 or len(header.shape) != 1:
-        raise damaged(npz.path, "is not the text that our writer notes", field=episode_facts.NAME)
-    return Facts(npz[episode_facts.NAME], npz.path)
+        raise damaged(npz.path, "is not the text that our writer notes", field=NAME)
+    return FactLines(npz[NAME], npz.path)
 
 
 def read_columns(npz: Npz, names: Mapping[str, str]) -> dict[str, Any]:
@@ -106,13 +107,14 @@ class NpzLayout:
     def __init__(self, *, compressed: bool = False) -> None:
         self.method = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
 
-    def facts(self, path: Path) -> Facts | None:
-        return read_facts(Npz(path)) if member_names(path) else None
+    def keys(self, path: Path) -> Sequence[str] | None:
+        facts = read_facts(Npz(path)) if member_names(path) else None
+        return None if facts is None else facts.keys
 
     def write(self, path: Path, episodes: Sequence[Staged], spec: Spec) -> None:
-        ends = np.cumsum([staged.length for staged in episodes], dtype=np.int64)
+        ends = np.cumsum([len(staged) for staged in episodes], dtype=np.int64)
         columns = plan(episodes)
-        lines = episode_facts.to_bytes(
+        lines = to_lines(
             spec, {name_of(role): role for role in columns}, (each.facts for each in episodes)
         )
         with zipfile.ZipFile(path, "w", self.method) as archive:
@@ -123,7 +125,7 @@ class NpzLayout:
                 chunks = (take(staged, role) for staged in episodes)
                 write_member(archive, name_of(role), column, rows, chunks)
             write_array(archive, "episode_ends", ends)
-            write_array(archive, episode_facts.NAME, np.frombuffer(lines, np.uint8))
+            write_array(archive, NAME, lines)
 
 
 def write_array(archive: zipfile.ZipFile, name: str, values: NDArray[Any]) -> None:

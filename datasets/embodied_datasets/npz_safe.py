@@ -103,19 +103,6 @@ class Npz(Mapping[str, NDArray[Any]]):
         return len(self.headers)
 
 
-def read_npy(path: Path, *, mapped: bool = True, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
-    """The array of an npy file, memory-mapped and read-only, or in memory within the budget."""
-    with path.open("rb") as file:
-        header = _read_header(file, path, None)
-        if mapped and header.nbytes:
-            return _map(path, header, 0, None)
-        Budget(max_bytes, path).take(header.nbytes)
-        file.seek(0)
-        flat = np.empty(header.nbytes, np.uint8)
-        _fill(file, header.offset, flat, path, None)
-    return flat.view(header.dtype).reshape(header.shape, order=header.order)  # type: ignore[call-overload, no-any-return]
-
-
 def _read_header(stream: IO[bytes], path: Path, name: str | None) -> Header:
     try:
         start = stream.read(8)

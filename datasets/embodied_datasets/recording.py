@@ -21,6 +21,7 @@ from tqdm import tqdm
 from embodied.structs import Spec
 from embodied.suites import Suite, image_profile
 from embodied_datasets import lerobot_schema as schema
+from embodied_datasets.files import read_json, write_json
 from embodied_datasets.lerobot_writer import LeRobotWriter
 
 
@@ -55,9 +56,9 @@ def settle(root: Path, name: str, settings: Mapping[str, Any], verb: str) -> Non
         if (root / schema.INFO_PATH).exists():
             message = f"{root} holds a data set without {name}"
             schema.fail("E_DATA_SETTINGS", None, message, "choose another folder")
-        schema.write_json(path, settings)
+        write_json(path, settings)
         return
-    found = schema.read_json(path)
+    found = read_json(path)
     differences = [
         f"{name}: {found.get(name)} in the folder, {settings.get(name)} now"
         for name in sorted(found.keys() | settings.keys())

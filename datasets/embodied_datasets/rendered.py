@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from embodied.structs import Episode, Spec
 from embodied.suites import Suite
 from embodied_datasets import lerobot_schema as schema
+from embodied_datasets.files import read_json, write_json
 from embodied_datasets.lerobot import LeRobotDataset
 from embodied_datasets.lerobot_catalog import read_catalog
 from embodied_datasets.lerobot_writer import record
@@ -140,8 +141,8 @@ def _check_alike(source: Path, recorded: Spec, suite: Suite, spec: Spec) -> None
 def _copy_collection(source: Path, root: Path, spec: Spec) -> None:
     """So that collecting into `root`, with cameras, finds its work done."""
     if (source / _COLLECTION).exists():
-        found = schema.read_json(source / _COLLECTION)
-        schema.write_json(root / _COLLECTION, found | {"render_profile": spec.render_profile})
+        found = read_json(source / _COLLECTION)
+        write_json(root / _COLLECTION, found | {"render_profile": spec.render_profile})
 
 
 def _check_result(root: Path, spec: Spec) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +15,15 @@ from numpy.typing import NDArray
 from embodied.structs import Annotation, Episode, Spec
 from embodied_datasets.budget import MAX_BYTES, Budget, damaged
 from embodied_datasets.faults import DataError, Fault, Report, refuse
-from embodied_datasets.flat import Lazy, check_finite
-from embodied_datasets.pictures import decode_pictures
+from embodied_datasets.files import fingerprint
+from embodied_datasets.flat import check_finite
+from embodied_datasets.lazy import Lazy
 from embodied_datasets.protobuf import Feature, parse_example
 from embodied_datasets.rlds_features import (
     STEPS,
     check_counts,
     count_steps,
+    decode_pictures,
     guess_features,
     read_features,
     to_array,
@@ -107,11 +108,7 @@ class RLDSEpisodes:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the files, and over the options that choose among what they hold."""
-        digest = hashlib.sha256(json.dumps(self._options).encode())
-        for path in self._files:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        return fingerprint(self._files, self._options)
 
     def _parse(self, record: Record) -> dict[str, Feature]:
         try:
@@ -225,7 +222,9 @@ class RLDSEpisodes:
                 message = f"holds {len(pictures)} pictures, expected {steps}"
                 raise damaged(file, message, field=path)
             Budget(self._max_bytes, file).take(steps * height * width * 3, path)
-            makers[camera] = _decoder(pictures, (height, width), file, path)
+            makers[camera] = functools.partial(
+                decode_pictures, pictures, (height, width), file, path
+            )
         return makers
 
     def _info(self, file: Path, features: Mapping[str, Feature]) -> dict[str, Any]:
@@ -240,9 +239,3 @@ class RLDSEpisodes:
             elif len(values) <= _MAX_FACT:
                 info[key] = self._array(file, features, name, 1)[0].tolist()
         return info
-
-
-def _decoder(
-    pictures: Sequence[bytes], size: tuple[int, int], file: Path, field: str
-) -> Callable[[], Array]:
-    return lambda: decode_pictures(pictures, size, file, field)

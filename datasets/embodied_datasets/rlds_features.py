@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from embodied_datasets.budget import Budget, array_bytes, check_numbers, damaged
 from embodied_datasets.chunk_codecs import unpack
-from embodied_datasets.faults import DataError
-from embodied_datasets.pictures import is_picture, picture_size
+from embodied_datasets.faults import DataError, Fault
+from embodied_datasets.pictures import decode_picture, is_picture, picture_size
 from embodied_datasets.protobuf import Feature
 
 STEPS = "steps/"
@@ -126,15 +126,37 @@ def guess_features(features: Mapping[str, Feature], file: Path) -> dict[str, Lea
         steps = length if name.startswith(STEPS) else 1
         if isinstance(values, list):
             if len(values) == steps and is_picture(values[0]):
-                leaves[name] = Leaf(
-                    "image", (*picture_size(values[0], file), 3), np.dtype(np.uint8)
-                )
+                sides = _picture_size(values[0], file, name)
+                leaves[name] = Leaf("image", (*sides, 3), np.dtype(np.uint8))
             elif len(values) == steps:
                 leaves[name] = Leaf("text")
         elif len(values) and not len(values) % steps:
             size = len(values) // steps
             leaves[name] = Leaf("number", () if size == 1 else (size,), values.dtype)
     return leaves
+
+
+def decode_pictures(
+    pictures: Sequence[bytes], size: tuple[int, int], file: Path, field: str
+) -> NDArray[np.uint8]:
+    """(L, h, w, 3) of pictures of the size (h, w); DataError if one is not what it should be."""
+    found = np.empty((len(pictures), *size, 3), np.uint8)
+    for frame, data in enumerate(pictures):
+        try:
+            found[frame] = decode_picture(data, size)
+        except ValueError as error:
+            message = f"holds an image that cannot be read ({error})"
+            place: dict[str, Any] = {"file": file, "field": field, "frame": frame}
+            raise DataError(Fault("E_DATA_IMAGE", message, "fetch it again", **place)) from error
+    return found
+
+
+def _picture_size(data: bytes, file: Path, field: str) -> tuple[int, int]:
+    try:
+        return picture_size(data)
+    except ValueError as error:
+        message = f"holds an image that cannot be read ({error})"
+        raise damaged(file, message, field=field) from error
 
 
 def count_steps(features: Mapping[str, Feature], file: Path) -> int:

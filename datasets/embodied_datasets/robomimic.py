@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.structs import Episode, Spec
-from embodied_datasets import hdf5_facts as facts_
-from embodied_datasets.faults import DataError, Fault, Report, refuse
-from embodied_datasets.hdf5 import MAX_BYTES, Hdf5, Lazy, natural, subgroup
+from embodied_datasets.facts import NAME, fields_from, roles_from, spec_from
+from embodied_datasets.faults import Fault, Report, refuse
+from embodied_datasets.files import fingerprint
+from embodied_datasets.hdf5 import MAX_BYTES, Hdf5, subgroup
+from embodied_datasets.hdf5_facts import Group, json_attribute
+from embodied_datasets.lazy import Lazy
+from embodied_datasets.recorded import check_finite
+from embodied_datasets.recorded import group as by_name
+from embodied_datasets.robomimic_layout import (
+    choose_cameras,
+    choose_parts,
+    demo_names,
+    look_through,
+)
+from embodied_datasets.wordings import words
 
 _RATE_HZ = 20.0
-_KNOWN = {"actions", "rewards", "dones", "obs", "next_obs", facts_.GROUP}
+_KNOWN = {"actions", "rewards", "dones", "obs", "next_obs", NAME}
 
 
 class RobomimicDataset:
@@ -60,15 +70,16 @@ class RobomimicDataset:
         self._hdf5 = Hdf5(self.path, max_bytes=max_bytes)
         self._instruction, self._report = instruction, report
         with self._hdf5.open() as file:
-            self._demos = _demo_names(self._hdf5, file, mask)
-            facts = facts_.Group(self._hdf5, file).facts
-            args = facts_.json_attribute(self._hdf5, file["data"], "env_args")
+            self._demos = demo_names(self._hdf5, file, mask)
+            facts = Group(self._hdf5, file).facts
+            args = json_attribute(self._hdf5, file["data"], "env_args")
             self._env_name = str(args.get("env_name", "unknown task"))
             first = file["data"][self._demos[0]]
-            written = facts_.spec_from(facts.get("spec"), self._hdf5.damaged) if facts else None
-            self._parts = self._choose_parts(first, state_keys, written)
-            self._cameras = self._choose_cameras(first, cameras)
-            bounds = self._look_through(file)
+            written = spec_from(facts.get("spec"), self._hdf5.damaged) if facts else None
+            self._parts = choose_parts(self.path, first, state_keys, written)
+            self._cameras = choose_cameras(self.path, first, cameras)
+            demos = {name: file["data"][name] for name in self._demos}
+            bounds = look_through(self._hdf5, demos, self._parts, self._cameras)
         low, high = bounds.get(unit=True)
         if written and len(written.action_low) == len(low):
             low, high = written.action_low, written.action_high
@@ -98,29 +109,30 @@ class RobomimicDataset:
         name = self._demos[index]
         with self._hdf5.open() as file:
             demo = file["data"][name]
-            group = facts_.Group(self._hdf5, demo, episode=index)
+            group = Group(self._hdf5, demo, episode=index)
+            roles = roles_from(group.facts, group.wrong) if group.facts else {"reward"}
             numbers: dict[str, Any] = {
                 "state": self._state(demo["obs"]),
                 "action": self._read(demo["actions"]),
             }
-            if "rewards" in demo and group.facts.get("reward", True):
+            if "rewards" in demo and "reward" in roles:
                 numbers["reward"] = self._read(demo["rewards"])
             extras, final = self._extras(demo, len(numbers["action"])), self._final(demo)
             dones = self._read(demo["dones"]) if "dones" in demo else np.zeros(1, np.float32)
             added = group.arrays()
             described = self._describe(demo, numbers.get("reward"), dones)
         if group.facts:
-            described = facts_.fields(group.facts, group.wrong)
+            described = fields_from(group.facts, group.wrong)
         if self._instruction is not None:
             described["instruction"] = self._instruction
         place = Fault("", "", "", file=self._hdf5.name, episode=index)
-        facts_.check_finite(self._report, place, numbers)
+        check_finite(self._report, place, numbers)
         return Episode(
             **numbers,
             images=Lazy({k: functools.partial(self._images, name, k) for k in self._cameras}),
             expert_action=added.get("expert_action"),
-            extras=extras | facts_.grouped(added, "extras"),
-            final=final | facts_.grouped(added, "final"),
+            extras=extras | by_name(added, "extras/"),
+            final=final | by_name(added, "final/"),
             **described,
         )
 
@@ -130,7 +142,7 @@ class RobomimicDataset:
         keys: list[Any] = []
         with self._hdf5.open() as file:
             for name in self._demos:
-                facts = facts_.Group(self._hdf5, file["data"][name]).facts
+                facts = Group(self._hdf5, file["data"][name]).facts
                 keys.append(facts.get("key"))
         return keys if all(isinstance(key, str) for key in keys) else None
 
@@ -138,80 +150,11 @@ class RobomimicDataset:
     def fingerprint(self) -> str:
         """SHA-256 over the file and what was chosen of it."""
         chosen = [self._demos, list(self._parts), list(self._cameras), self._instruction]
-        digest = hashlib.sha256(json.dumps([*chosen, self.spec.rate_hz]).encode())
-        with self.path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
-
-    def _choose_parts(
-        self, demo: Any, keys: Sequence[str] | None, written: Spec | None
-    ) -> dict[str, int]:
-        shapes = {name: demo["obs"][name].shape for name in _datasets(demo["obs"])}
-        sizes = {name: (*shape, 1)[1] for name, shape in shapes.items() if len(shape) in (1, 2)}
-        if keys is None and written is not None:
-            order = list(facts_.state_parts(written, "state"))
-            keys = order if set(order) <= sizes.keys() else None
-        unknown = sorted(set(keys or ()) - set(sizes))
-        if unknown:
-            raise KeyError(f"{self.path} has no observations {unknown} (L, n); it has {[*sizes]}")
-        return {name: sizes[name] for name in (sorted(sizes) if keys is None else keys)}
-
-    def _choose_cameras(
-        self, demo: Any, cameras: Sequence[str] | None
-    ) -> dict[str, tuple[int, int]]:
-        items = {name: demo["obs"][name] for name in _datasets(demo["obs"])}
-        found = {
-            name: (item.shape[1], item.shape[2])
-            for name, item in items.items()
-            if len(item.shape) == 4 and item.shape[3] == 3 and item.dtype == np.uint8
-        }
-        unknown = sorted(set(cameras or ()) - set(found))
-        if unknown:
-            raise KeyError(f"{self.path} has no cameras {unknown}; it has {[*found]}")
-        return {name: found[name] for name in (found if cameras is None else cameras)}
+        return fingerprint([self.path], [*chosen, self.spec.rate_hz])
 
     def _named_parts(self, written: Spec | None) -> dict[str, int]:
         single = written is not None and not written.state_parts and list(self._parts) == ["state"]
         return {} if single else self._parts
-
-    def _look_through(self, file: Any) -> facts_.Bounds:
-        """Compares the shapes of all demonstrations and gathers the bounds of their actions."""
-        bounds: facts_.Bounds | None = None
-        width = None
-        for index, name in enumerate(self._demos):
-            demo = file["data"][name]
-            actions = demo.get("actions")
-            found: tuple[int, ...] = getattr(actions, "shape", ())
-            if len(found) != 2 or width not in (None, found[1]):
-                message = f"has shape {found}, expected (L, {'A' if width is None else width})"
-                raise self._wrong_shape(message, index, "actions")
-            width = actions.shape[1]
-            self._check_shapes(demo, index, actions.shape[0])
-            bounds = bounds or facts_.Bounds(width)
-            bounds.add(self._hdf5.read(actions))
-        assert bounds is not None  # there is a demonstration
-        return bounds
-
-    def _check_shapes(self, demo: Any, index: int, length: int) -> None:
-        wanted: dict[str, tuple[int, ...]]
-        wanted = {f"obs/{name}": (length, size) for name, size in self._parts.items()}
-        wanted |= {f"obs/{name}": (length, *size, 3) for name, size in self._cameras.items()}
-        wanted |= {name: (length,) for name in ("rewards", "dones") if name in demo}
-        if not length:
-            raise self._wrong_shape("has no steps", index, "actions")
-        for name, shape in wanted.items():
-            item = demo.get(name)
-            found = getattr(item, "shape", None)
-            if found != shape and found != (shape[0],) * (shape[1:] == (1,)):
-                raise self._wrong_shape(f"has shape {found}, expected {shape}", index, name)
-        samples = self._hdf5.attribute(demo, "num_samples")
-        if samples not in (None, length):
-            message = f"says num_samples {samples}, but has {length} actions"
-            raise self._wrong_shape(message, index, "num_samples")
-
-    def _wrong_shape(self, message: str, index: int, field: str) -> DataError:
-        remedy = "write the demonstration again or leave it out with mask="
-        return self._hdf5.fault("E_DATA_SHAPE", message, remedy, episode=index, field=field)
 
     def _read(self, dataset: Any) -> NDArray[np.float32]:
         return self._hdf5.read(dataset).astype(np.float32, copy=False)
@@ -262,10 +205,10 @@ class RobomimicDataset:
     def _describe(
         self, demo: Any, reward: NDArray[Any] | None, dones: NDArray[Any]
     ) -> dict[str, Any]:
-        meta = facts_.json_attribute(self._hdf5, demo, "ep_meta")
+        meta = json_attribute(self._hdf5, demo, "ep_meta")
         successes = dones if reward is None or not np.isin(reward, (0, 1)).all() else reward == 1
         return {
-            "instruction": str(meta.get("lang") or facts_.words(self._env_name)),
+            "instruction": str(meta.get("lang") or words(self._env_name)),
             "terminated": bool(dones[-1]),
             "success": bool(successes.any()),
             "info": {"env_name": self._env_name, "demo": demo.name.rpartition("/")[2]},
@@ -274,24 +217,3 @@ class RobomimicDataset:
 
 def _columns(parts: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
     return [part.reshape(len(part), -1) for part in parts]
-
-
-def _datasets(group: Any) -> list[str]:
-    return [name for name in group if hasattr(group[name], "shape")]
-
-
-def _demo_names(hdf5: Hdf5, file: Any, mask: str | None) -> list[str]:
-    data = subgroup(file, "data")
-    names = [name for name in data if len(subgroup(subgroup(data, name), "obs"))]
-    if mask is not None:
-        masks = subgroup(file, "mask")
-        if mask not in masks:
-            raise KeyError(f"{hdf5.path} has no mask {mask!r}; it has {[*masks]}")
-        listed = hdf5.read_strings(masks[mask])
-        unknown = sorted(set(listed) - set(names))
-        if unknown:
-            raise hdf5.damaged(f"lists {unknown[:3]}, which are not there", field=f"mask/{mask}")
-        names = [name for name in names if name in set(listed)]
-    if not names:
-        raise hdf5.damaged("holds no demonstration with observations", field="data")
-    return sorted(names, key=natural)

@@ -44,3 +44,9 @@ def choose(texts: Sequence[str], name: str) -> str:
 
 def _draw(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+
+
+def words(name: str) -> str:
+    """A name as words, for sets that record no instruction: "PickPlaceCan" to "pick place can"."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    return re.sub(r"[\s_\-/.]+", " ", apart).strip().lower() or "unknown task"

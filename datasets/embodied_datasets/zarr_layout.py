@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.structs import Spec
-from embodied_datasets import episode_facts
 from embodied_datasets.budget import array_bytes
-from embodied_datasets.episode_facts import Facts
+from embodied_datasets.columns import Column, plan
+from embodied_datasets.fact_lines import to_lines
+from embodied_datasets.facts import NAME
 from embodied_datasets.formats.zarr_replay import read_facts
-from embodied_datasets.staging import Column, Staged, plan
+from embodied_datasets.staging import Staged
 from embodied_datasets.zarr_safe import Archive, Folder
 
 _CHUNK_BYTES = 2**20
@@ -26,8 +27,9 @@ _CORE = ("state", "action", "reward", "expert_action")
 class ZarrLayout:
     """`data/*` and `meta/episode_ends`, and our own facts in `meta/embodied`."""
 
-    def facts(self, path: Path) -> Facts | None:
-        return read_facts(Archive(path) if path.is_file() else Folder(path))
+    def keys(self, path: Path) -> Sequence[str] | None:
+        facts = read_facts(Archive(path) if path.is_file() else Folder(path))
+        return None if facts is None else facts.keys
 
     def write(self, path: Path, episodes: Sequence[Staged], spec: Spec) -> None:
         packed = path.suffix == ".zip"
@@ -56,7 +58,7 @@ def _write_folder(folder: Path, episodes: Sequence[Staged], spec: Spec) -> None:
     data, meta = root.create_group("data"), root.create_group("meta")
     columns = plan(episodes)
     names = _names(columns)
-    ends = np.cumsum([staged.length for staged in episodes], dtype=np.int64)
+    ends = np.cumsum([len(staged) for staged in episodes], dtype=np.int64)
     for role, column in columns.items():
         final = role.startswith("final/")
         take = column.last if final else column.rows
@@ -64,10 +66,10 @@ def _write_folder(folder: Path, episodes: Sequence[Staged], spec: Spec) -> None:
         chunks = (take(staged, role) for staged in episodes)
         _write_array(meta if final else data, names[role], column, rows, chunks)
     facts = (staged.facts for staged in episodes)
-    lines = episode_facts.to_bytes(spec, {name: role for role, name in names.items()}, facts)
+    lines = to_lines(spec, {name: role for role, name in names.items()}, facts)
     for name, values in (
         ("episode_ends", ends),
-        (episode_facts.NAME, np.frombuffer(lines, np.uint8)),
+        (NAME, lines),
     ):
         _write_array(meta, name, Column((), values.dtype), len(values), [values])
 

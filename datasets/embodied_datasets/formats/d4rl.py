@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.structs import Episode, Episodes, Spec
-from embodied_datasets import hdf5_facts as facts_
+from embodied_datasets.facts import unseen
 from embodied_datasets.formats import Writer
 from embodied_datasets.hdf5 import load_h5py, member_names
-from embodied_datasets.staged import Staged, StagedWriter
+from embodied_datasets.hdf5_facts import write_group
+from embodied_datasets.recorded import group
+from embodied_datasets.staged_writer import StagedWriter
+from embodied_datasets.staging import Staged
 
 _OWN = "metadata"
+Array = NDArray[Any]
 
 
 class D4RL:
@@ -42,74 +46,80 @@ class D4RL:
         if options:
             raise TypeError(f"D4RL's writer takes no options, got {sorted(options)}")
         load_h5py()
-        return StagedWriter(
-            path,
-            spec,
-            compact=lambda target, episodes: _compact(target, spec, episodes),
-            keys=_keys,
-            settings={"format": self.name},
-        )
+        return StagedWriter(path, spec, D4RLLayout(), {"format": self.name})
 
     def losses(self, spec: Spec, episode: Episode) -> Sequence[str]:
         """Images are lost; of the rest, what only this project finds again in the file."""
         neither = not (episode.terminated or episode.truncated)
         lost = {
             "images: lost, the format has none": bool(episode.images),
-            "instruction: others do not see it": bool(episode.instruction),
-            "success: others do not see it": episode.success,
             "end: others see a timeout, without which the next episode would join": neither,
-            "expert actions: others do not see them": episode.expert_action is not None,
-            "info: others do not see it": bool(episode.info),
-            "annotations: others do not see them": bool(episode.annotations),
             "missing rewards: others see zeros": episode.reward is None,
             "last extras: others do not see them": bool(set(episode.final) & set(episode.extras)),
         }
-        return [text for text, is_lost in lost.items() if is_lost]
+        said = [text for text, is_lost in lost.items() if is_lost]
+        return [*said, *unseen(episode, "terminated", "truncated", "final")]
 
 
 FORMAT = D4RL()
 
 
-def _keys(path: Path) -> list[str] | None:
-    from embodied_datasets.d4rl import D4RLDataset
+class D4RLLayout:
+    """All steps end to end; what D4RL has no place for stands in `metadata/embodied`."""
 
-    return D4RLDataset(path).keys if FORMAT.matches(path) else None
+    def keys(self, path: Path) -> list[str] | None:
+        from embodied_datasets.d4rl import D4RLDataset
+
+        return D4RLDataset(path).keys if FORMAT.matches(path) else None
+
+    def write(self, path: Path, episodes: Sequence[Staged], spec: Spec) -> None:
+        spec = dataclasses.replace(spec, cameras={}, render_profile=None)
+        with load_h5py().File(path, "w") as file:
+            own = _write_steps(_Columns(file, episodes), episodes, spec)
+            lines = "\n".join(json.dumps(episode.facts) for episode in episodes)
+            own["episodes"] = np.frombuffer(lines.encode(), np.uint8)
+            write_group(file.create_group(_OWN), {"spec": dataclasses.asdict(spec)}, own)
 
 
-def _compact(path: Path, spec: Spec, episodes: Sequence[Staged]) -> None:
-    spec = dataclasses.replace(spec, cameras={}, render_profile=None)
-    with load_h5py().File(path, "w") as file:
-        columns, own = _Columns(file, episodes), {}
-        flat = _uniform(episodes)
-        has_final = any("final/state" in episode.facts["arrays"] for episode in episodes)
-        expert: NDArray[Any] | None = None
-        if any("expert_action" in episode.facts["arrays"] for episode in episodes):
-            expert = np.zeros((columns.total, spec.action_dim), np.float32)
-        for index, rows, arrays, facts in columns.walk():
-            state, last = arrays["state"], arrays.get("final/state")
-            columns.put("observations", rows, state)
-            columns.put("actions", rows, arrays["action"])
-            columns.put("rewards", rows, arrays.get("reward", np.zeros(len(state), np.float32)))
-            if has_final:
-                following = np.concatenate([state[1:], state[-1:] if last is None else last[None]])
-                columns.put("next_observations", rows, following)
-            ends = np.arange(len(state)) == len(state) - 1
-            columns.put("terminals", rows, ends & facts["terminated"])
-            columns.put("timeouts", rows, ends & (facts["truncated"] or not facts["terminated"]))
-            if expert is not None and "expert_action" in arrays:
-                expert[rows] = arrays["expert_action"]
-            for name, values in facts_.grouped(arrays, "extras").items():
-                if name in flat:
-                    columns.put(f"infos/{name}", rows, values)
-                else:
-                    own[f"extras/{index}/{name}"] = values
-            for name, values in facts_.grouped(arrays, "final").items():
-                if name != "state" and not name.startswith("images."):
-                    own[f"final/{index}/{name}"] = values
-        if expert is not None:
-            own["expert_action"] = expert
-        own["episodes"] = np.frombuffer(_lines(episodes).encode(), np.uint8)
-        facts_.write_group(file.create_group(_OWN), {"spec": dataclasses.asdict(spec)}, own)
+def _write_steps(columns: _Columns, episodes: Sequence[Staged], spec: Spec) -> dict[str, Array]:
+    """Writes all episodes; returns the arrays that D4RL does not know, by name."""
+    flat, own = _uniform(episodes), {}
+    has_final = any("final/state" in episode.headers for episode in episodes)
+    if any("expert_action" in episode.headers for episode in episodes):
+        own["expert_action"] = np.zeros((columns.total, spec.action_dim), np.float32)
+    for index, rows, episode in columns.walk():
+        seen = ("images/", "final/images.")  # which the format has no place for
+        arrays = {role: episode[role] for role in episode.headers if not role.startswith(seen)}
+        _write_core(columns, rows, arrays, episode.facts)
+        if has_final:
+            following = _following(arrays["state"], arrays.get("final/state"))
+            columns.put("next_observations", rows, following)
+        if "expert_action" in arrays:
+            own["expert_action"][rows] = arrays["expert_action"]
+        for name, values in group(arrays, "extras/").items():
+            if name in flat:
+                columns.put(f"infos/{name}", rows, values)
+            else:
+                own[f"extras/{index}/{name}"] = values
+        finals = group(arrays, "final/")
+        own |= {f"final/{index}/{name}": x for name, x in finals.items() if name != "state"}
+    return own
+
+
+def _write_core(
+    columns: _Columns, rows: slice, arrays: Mapping[str, Array], facts: Mapping[str, Any]
+) -> None:
+    length = len(arrays["action"])
+    ends = np.arange(length) == length - 1
+    columns.put("observations", rows, arrays["state"])
+    columns.put("actions", rows, arrays["action"])
+    columns.put("rewards", rows, arrays.get("reward", np.zeros(length, np.float32)))
+    columns.put("terminals", rows, ends & facts["terminated"])
+    columns.put("timeouts", rows, ends & (facts["truncated"] or not facts["terminated"]))
+
+
+def _following(state: Array, last: Array | None) -> Array:
+    return np.concatenate([state[1:], state[-1:] if last is None else last[None]])
 
 
 class _Columns:
@@ -120,11 +130,11 @@ class _Columns:
         self._episodes = episodes
         self.total = sum(len(episode) for episode in episodes)
 
-    def walk(self) -> Iterator[tuple[int, slice, dict[str, NDArray[Any]], dict[str, Any]]]:
-        """(number, rows, arrays, facts) of each episode."""
+    def walk(self) -> Iterator[tuple[int, slice, Staged]]:
+        """(number, rows, episode) of each."""
         start = 0
         for index, episode in enumerate(self._episodes):
-            yield index, slice(start, start + len(episode)), episode.arrays(), episode.facts
+            yield index, slice(start, start + len(episode)), episode
             start += len(episode)
 
     def put(self, name: str, rows: slice, values: NDArray[Any]) -> None:
@@ -138,16 +148,10 @@ def _uniform(episodes: Sequence[Staged]) -> set[str]:
     that can name a data set."""
     kinds: dict[str, set[str]] = {}
     for episode in episodes:
-        for name, (dtype, shape) in facts_.grouped(episode.facts["arrays"], "extras").items():
-            kinds.setdefault(name, set()).add(f"{dtype}{shape[1:]}")
+        for name, header in group(episode.headers, "extras/").items():
+            kinds.setdefault(name, set()).add(f"{header.dtype}{header.shape[1:]}")
     return {
         name
         for name, found in kinds.items()
         if len(found) == 1 and name.replace("_", "a").replace(".", "a").isalnum() and name[0] != "."
     }
-
-
-def _lines(episodes: Sequence[Staged]) -> str:
-    """One line of JSON for each episode; "arrays" become the roles alone."""
-    described = ({**episode.facts, "arrays": list(episode.facts["arrays"])} for episode in episodes)
-    return "\n".join(json.dumps(facts) for facts in described)

@@ -6,8 +6,6 @@ A folder of `il__TASK.npz` and `lila__TASK.npz`, kinesthetic teaching at 10 Hz, 
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +19,18 @@ from embodied_datasets.budget import MAX_BYTES, damaged
 from embodied_datasets.faults import Report, refuse
 from embodied_datasets.flat import Flat, FlatEpisodes, check_shapes, make_spec, split
 from embodied_datasets.formats import Writer
+from embodied_datasets.lila_words import (
+    Source,
+    allowed_texts,
+    choose_sources,
+    find_sources,
+    read_utterances,
+)
 from embodied_datasets.npz_safe import Npz
-from embodied_datasets.wordings import canonical, choose, hold_out
+from embodied_datasets.wordings import choose
 
-_FILE = re.compile(r"(il|lila)__([\w-]+)\.npz")
 _JOINTS = ("joint_pos", "joint_vel", "joint_torque")
 _RATE_HZ = 10.0
-_MAX_JSON = 16 * 2**20
-_SEED = 0
 
 Array = NDArray[Any]
 
@@ -38,7 +40,7 @@ class Lila:
 
     def matches(self, path: Path) -> bool:
         """Whether it is a folder with such files."""
-        return path.is_dir() and any(_FILE.fullmatch(file.name) for file in path.glob("*.npz"))
+        return path.is_dir() and bool(find_sources(path))
 
     def open(self, path: Path, **options: Any) -> Episodes:
         """The demonstrations; see `read_lila`."""
@@ -94,9 +96,9 @@ def read_lila(
     Raises DataError where files are not what they say, ValueError where options do not fit.
     """
     _check_options(action, state, files, held_out_utterances, wording)
-    sources = _sources(path, tasks, files)
-    said = _said(path, {source.task for source in sources})
-    allowed = _allowed(said, held_out_utterances, wording)
+    sources = choose_sources(path, tasks, files)
+    said = read_utterances(path, {source.task for source in sources})
+    allowed = allowed_texts(said, held_out_utterances, wording)
     parts = [_load(source, action, state, gripper, max_bytes) for source in sources]
     columns = {
         role: np.concatenate([part.columns[role] for part in parts]) for role in parts[0].columns
@@ -113,17 +115,6 @@ def read_lila(
     options = [action, list(state), gripper, held_out_utterances, wording]
     read = [file for source in sources for file in (source.npz, source.words)]
     return FlatEpisodes(path, flat, spec, files=read, options=options, report=report)
-
-
-@dataclass(frozen=True)
-class _Source:
-    npz: Path
-    kind: str
-    task: str
-
-    @property
-    def words(self) -> Path:
-        return self.npz.with_suffix(".jsonl")
 
 
 @dataclass(frozen=True)
@@ -151,42 +142,8 @@ def _check_options(
         )
 
 
-def _find(path: Path) -> list[_Source]:
-    matches = [(file, _FILE.fullmatch(file.name)) for file in sorted(path.glob("*.npz"))]
-    return [_Source(file, match[1], match[2]) for file, match in matches if match]
-
-
-def _sources(path: Path, tasks: Sequence[str] | None, files: Sequence[str]) -> list[_Source]:
-    found = [source for source in _find(path) if source.kind in files]
-    known = sorted({source.task for source in found})
-    unknown = sorted(set(tasks or ()) - set(known))
-    if unknown or not known:
-        raise ValueError(f"{path} has no tasks {unknown} in {list(files)}; it has {known}")
-    return [source for source in found if tasks is None or source.task in tasks]
-
-
-def _said(path: Path, tasks: set[str]) -> dict[_Source, list[list[str]]]:
-    """What people said of each episode, in all files of the tasks: what is held out must not
-    depend on which of them are trained on."""
-    return {source: _utterances(source.words) for source in _find(path) if source.task in tasks}
-
-
-def _allowed(
-    said: Mapping[_Source, list[list[str]]], count: int, wording: str
-) -> dict[str, set[str]]:
-    """Task -> the texts of a view. What any task holds out, no task trains on."""
-    texts: dict[str, set[str]] = {}
-    for source, lists in said.items():
-        texts.setdefault(source.task, set()).update(text for each in lists for text in each)
-    held = {task: set(hold_out(sorted(x), count, _SEED, task)[1]) for task, x in texts.items()}
-    if wording == "held_out":
-        return held
-    forms = {canonical(text) for each in held.values() for text in each}
-    return {task: {text for text in x if canonical(text) not in forms} for task, x in texts.items()}
-
-
 def _load(
-    source: _Source,
+    source: Source,
     action: str,
     state: Sequence[str],
     gripper: bool,
@@ -236,7 +193,7 @@ def _finals(columns: Mapping[str, Array], last: Array) -> Any:
 
 
 def _fields(
-    source: _Source, part: _Part, said: Sequence[Sequence[str]], allowed: set[str]
+    source: Source, part: _Part, said: Sequence[Sequence[str]], allowed: set[str]
 ) -> list[dict[str, Any]]:
     """Of each episode, what is no array."""
     if len(said) != len(part.rows):
@@ -260,21 +217,3 @@ def _fields(
             }
         )
     return fields
-
-
-def _utterances(path: Path) -> list[list[str]]:
-    """A list of texts for each episode."""
-    if path.stat().st_size > _MAX_JSON:
-        raise damaged(path, f"takes more than {_MAX_JSON} bytes")
-    found: list[list[str]] = []
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            said = json.loads(line)["language"]
-            if not isinstance(said, list) or not all(isinstance(x, str) and x for x in said):
-                raise ValueError("language is no list of texts")
-            found.append(said)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise damaged(
-            path, f"line {len(found) + 1} is not what was expected ({error!r})"
-        ) from error
-    return found

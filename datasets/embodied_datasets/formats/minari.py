@@ -16,10 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.structs import Episode, Episodes, Spec
-from embodied_datasets import hdf5_facts as facts_
+from embodied_datasets import facts
+from embodied_datasets.facts import unseen
+from embodied_datasets.files import write_json
 from embodied_datasets.formats import Writer
 from embodied_datasets.hdf5 import load_h5py
-from embodied_datasets.staged import Staged, StagedWriter
+from embodied_datasets.hdf5_facts import check_names, write_group
+from embodied_datasets.recorded import group, split, state_parts
+from embodied_datasets.staged_writer import StagedWriter
+from embodied_datasets.staging import Staged
 
 _VERSION = "0.5.4"  # the package whose layout this is
 _ID = re.compile(r"(?:[-_\w][-_\w/]*[-_\w]+/)?[-_\w]+-v\d+")
@@ -62,29 +67,21 @@ class Minari:
             raise ValueError(f"dataset_id must look like 'pick/human-v0', got {name!r}")
         if data_format == "hdf5":
             load_h5py()
-        facts_.check_names([*facts_.state_parts(spec, "state"), *spec.cameras])
-        return StagedWriter(
-            path,
-            spec,
-            compact=lambda target, episodes: _compact(target, spec, data_format, name, episodes),
-            keys=_keys,
-            settings={"format": self.name, "data_format": data_format, "dataset_id": name},
-        )
+        check_names([*state_parts(spec, "state"), *spec.cameras])
+        settings = {"format": self.name, "data_format": data_format, "dataset_id": name}
+        return StagedWriter(path, spec, MinariLayout(data_format, name), settings)
 
     def losses(self, spec: Spec, episode: Episode) -> Sequence[str]:
         """What only this project finds again in the files; nothing is lost to it."""
         ends = {"state", *(f"images.{camera}" for camera in spec.cameras)}
         lost = {
-            "instruction: others do not see it": bool(episode.instruction),
-            "success: others do not see it": episode.success,
-            "info: others do not see it": bool(episode.info),
-            "annotations: others do not see them": bool(episode.annotations),
             "missing rewards: others see zeros": episode.reward is None,
             "missing last observation: others see the one before twice": not (
                 ends <= set(episode.final)
             ),
         }
-        return [text for text, is_lost in lost.items() if is_lost]
+        said = [text for text, is_lost in lost.items() if is_lost]
+        return [*unseen(episode, "terminated", "truncated", "expert_action", "final"), *said]
 
 
 FORMAT = Minari()
@@ -94,41 +91,43 @@ def _default_id(name: str) -> str:
     return name if _ID.fullmatch(name) else f"{re.sub(r'[^-_a-zA-Z0-9]+', '-', name)}-v0"
 
 
-def _keys(path: Path) -> list[str] | None:
-    from embodied_datasets.minari import MinariDataset
+class MinariLayout:
+    """A folder `data` of metadata.json and one of Minari's storages."""
 
-    return MinariDataset(path).keys if FORMAT.matches(path) else None
+    def __init__(self, data_format: str, dataset_id: str) -> None:
+        self._format, self._id = data_format, dataset_id
 
+    def keys(self, path: Path) -> list[str] | None:
+        from embodied_datasets.minari import MinariDataset
 
-def _compact(
-    path: Path, spec: Spec, data_format: str, dataset_id: str, episodes: Sequence[Staged]
-) -> None:
-    from embodied_datasets.minari_columns import write_json
-    from embodied_datasets.minari_spaces import action_space, observation_space
+        return MinariDataset(path).keys if FORMAT.matches(path) else None
 
-    root = path / "data"
-    root.mkdir(parents=True)
-    (_write_hdf5 if data_format == "hdf5" else _write_arrow)(root, spec, episodes)
-    size = sum(each.stat().st_size for each in root.rglob("*") if each.is_file())
-    metadata = {
-        "total_episodes": len(episodes),
-        "total_steps": sum(len(episode) for episode in episodes),
-        "data_format": data_format,
-        "jpeg_encoding": False,
-        "observation_space": observation_space(spec),
-        "action_space": action_space(spec),
-        "dataset_id": dataset_id,
-        "minari_version": _VERSION,
-        "dataset_size": round(size / 1e6, 1),
-        facts_.GROUP: {"spec": dataclasses.asdict(spec)},
-    }
-    write_json(root / "metadata.json", metadata)
+    def write(self, path: Path, episodes: Sequence[Staged], spec: Spec) -> None:
+        from embodied_datasets.minari_spaces import action_space, observation_space
+
+        root = path / "data"
+        root.mkdir(parents=True)
+        (_write_hdf5 if self._format == "hdf5" else _write_arrow)(root, spec, episodes)
+        size = sum(each.stat().st_size for each in root.rglob("*") if each.is_file())
+        metadata = {
+            "total_episodes": len(episodes),
+            "total_steps": sum(len(episode) for episode in episodes),
+            "data_format": self._format,
+            "jpeg_encoding": False,
+            "observation_space": observation_space(spec),
+            "action_space": action_space(spec),
+            "dataset_id": self._id,
+            "minari_version": _VERSION,
+            "dataset_size": round(size / 1e6, 1),
+            facts.NAME: {"spec": dataclasses.asdict(spec)},
+        }
+        write_json(root / "metadata.json", metadata)
 
 
 def _columns(spec: Spec, episode: Staged) -> dict[str, Any]:
     """The groups of an episode; observations and infos have a row more than the others."""
     arrays, length = episode.arrays(), len(episode)
-    parts = facts_.state_parts(spec, "state")
+    parts = state_parts(spec, "state")
     state = _extended(arrays["state"], arrays.get("final/state"))
     images = {
         camera: _extended(arrays[f"images/{camera}"], arrays.get(f"final/images.{camera}"))
@@ -137,13 +136,13 @@ def _columns(spec: Spec, episode: Staged) -> dict[str, Any]:
     observed = spec.cameras or spec.state_parts
     infos = {
         name: _extended(values, arrays.get(f"final/{name}"))
-        for name, values in facts_.grouped(arrays, "extras").items()
+        for name, values in group(arrays, "extras/").items()
     }
     if "expert_action" in arrays:
         infos[_expert_name(infos)] = _extended(arrays["expert_action"], None)
     last = np.arange(length) == length - 1
     return {
-        "observations": facts_.split(state, parts) | images if observed else state,
+        "observations": split(state, parts) | images if observed else state,
         "actions": arrays["action"],
         "rewards": arrays.get("reward", np.zeros(length, np.float32)),
         "terminations": last & episode.facts["terminated"],
@@ -163,34 +162,30 @@ def _expert_name(infos: dict[str, Any]) -> str:
     return name
 
 
-def _facts(episode: Staged, columns: dict[str, Any]) -> dict[str, Any]:
-    facts = {name: value for name, value in episode.facts.items() if name != "arrays"}
-    if "expert_action" in episode.facts["arrays"]:
-        extras = facts_.grouped(episode.facts["arrays"], "extras")
-        facts["expert_action"] = _expert_name(extras)
-    return facts
+def _facts(episode: Staged) -> dict[str, Any]:
+    if "expert_action" not in episode.headers:
+        return episode.facts
+    return episode.facts | {"expert_action": _expert_name(group(episode.headers, "extras/"))}
 
 
 def _write_hdf5(root: Path, spec: Spec, episodes: Sequence[Staged]) -> None:
     with load_h5py().File(root / "main_data.hdf5", "w") as file:
         for index, episode in enumerate(episodes):
-            group = file.create_group(f"episode_{index}")
-            group.attrs["id"], group.attrs["total_steps"] = index, len(episode)
+            recorded = file.create_group(f"episode_{index}")
+            recorded.attrs["id"], recorded.attrs["total_steps"] = index, len(episode)
             columns = _columns(spec, episode)
             for name, values in columns.items():
                 if isinstance(values, dict):
-                    inner = group.create_group(name)
+                    inner = recorded.create_group(name)
                     for key, each in values.items():
                         inner[key] = each
                 else:
-                    group[name] = values
-            facts_.write_group(group, _facts(episode, columns), {})
+                    recorded[name] = values
+            write_group(recorded, _facts(episode), {})
 
 
 def _write_arrow(root: Path, spec: Spec, episodes: Sequence[Staged]) -> None:
     import pyarrow as pa
-
-    from embodied_datasets.minari_columns import write_json
 
     for index, episode in enumerate(episodes):
         columns = _columns(spec, episode)
@@ -201,8 +196,8 @@ def _write_arrow(root: Path, spec: Spec, episodes: Sequence[Staged]) -> None:
         folder.mkdir()
         with pa.ipc.new_file(str(folder / "part-0.arrow"), batch.schema) as writer:
             writer.write_batch(batch)
-        facts = {facts_.GROUP: _facts(episode, columns)}
-        write_json(folder / "metadata.json", {"id": index, "total_steps": len(episode), **facts})
+        metadata = {"id": index, "total_steps": len(episode), facts.NAME: _facts(episode)}
+        write_json(folder / "metadata.json", metadata)
 
 
 def _to_arrow(values: Any, rows: int) -> Any:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from embodied.structs import Episode, Episodes, Spec
 from embodied_datasets import npz_layout
 from embodied_datasets.budget import MAX_BYTES, damaged
-from embodied_datasets.episode_facts import NAME, Facts, unseen
+from embodied_datasets.fact_lines import FactLines
+from embodied_datasets.facts import NAME, unseen
 from embodied_datasets.faults import Report, refuse
 from embodied_datasets.flat import (
     Flat,
@@ -26,13 +27,13 @@ from embodied_datasets.flat import (
     check_rows,
     check_shapes,
     check_spec,
-    group,
     make_spec,
     split,
 )
-from embodied_datasets.flat_writer import FlatWriter
 from embodied_datasets.formats import Writer
 from embodied_datasets.npz_safe import Npz
+from embodied_datasets.recorded import group
+from embodied_datasets.staged_writer import StagedWriter
 
 _NEEDED = {"observations", "actions", "episode_ends"}
 _ENDINGS = ("terminals", "timeouts")
@@ -58,7 +59,7 @@ class NpzFormat:
 
     def create(self, path: Path, spec: Spec, **options: Any) -> Writer:
         """A writer; `compressed=True` makes the file small, and slow to read."""
-        return FlatWriter(path, spec, npz_layout.NpzLayout(**options))
+        return StagedWriter(path, spec, npz_layout.NpzLayout(**options), {"format": self.name})
 
     def losses(self, spec: Spec, episode: Episode) -> Sequence[str]:
         """Nothing; but what stands in the array `embodied`, only this project finds again."""
@@ -100,7 +101,7 @@ def read_npz(
     return FlatEpisodes(path, flat, spec, files=[path], options=options, report=report)
 
 
-def _ours(npz: Npz, facts: Facts) -> Flat:
+def _ours(npz: Npz, facts: FactLines) -> Flat:
     columns = npz_layout.read_columns(npz, facts.columns)
     final = group(columns, "final/")
     steps = {role: x for role, x in columns.items() if not role.startswith("final/")}

@@ -9,7 +9,6 @@ is `terminated`; all other trajectories were cut, `truncated`.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.structs import Episode, Episodes, Spec
-from embodied_datasets import episode_facts, npz_layout
+from embodied_datasets import npz_layout
 from embodied_datasets.budget import MAX_BYTES, damaged
-from embodied_datasets.episode_facts import NAME, Facts, unseen
+from embodied_datasets.fact_lines import FactLines
+from embodied_datasets.facts import NAME, unseen
 from embodied_datasets.faults import Report, refuse
 from embodied_datasets.flat import (
     Flat,
@@ -31,10 +31,10 @@ from embodied_datasets.flat import (
     make_spec,
     split,
 )
-from embodied_datasets.flat_writer import FlatWriter
 from embodied_datasets.formats import Writer
 from embodied_datasets.npz_safe import Npz
-from embodied_datasets.staging import Column, Staged, plan
+from embodied_datasets.ogbench_layout import OGBenchLayout, source_of
+from embodied_datasets.staged_writer import StagedWriter
 
 _NEEDED = {"observations", "actions", "terminals"}
 Array = NDArray[Any]
@@ -56,7 +56,7 @@ class OGBench:
 
     def create(self, path: Path, spec: Spec, **options: Any) -> Writer:
         """A writer; `compressed=True` makes the file small, and slow to read."""
-        return FlatWriter(path, spec, OGBenchLayout(**options))
+        return StagedWriter(path, spec, OGBenchLayout(**options), {"format": self.name})
 
     def losses(self, spec: Spec, episode: Episode) -> Sequence[str]:
         """Nothing; but what stands in the array `embodied`, only this project finds again."""
@@ -109,7 +109,7 @@ def _trajectories(npz: Npz, columns: Mapping[str, Any]) -> tuple[Array, Array]:
     return split(npz.path, np.flatnonzero(terminals) + 1, columns)
 
 
-def _ours(npz: Npz, facts: Facts) -> Flat:
+def _ours(npz: Npz, facts: FactLines) -> Flat:
     columns = npz_layout.pixels_as_images(npz_layout.read_columns(npz, facts.columns))
     check_shapes(npz.path, columns)
     starts, rows = _trajectories(npz, columns)
@@ -118,25 +118,17 @@ def _ours(npz: Npz, facts: Facts) -> Flat:
 
     def final(index: int) -> dict[str, Array]:
         row = int(starts[index] + rows[index]) - 1
-        return {name: np.array(columns[_source(name)][row]) for name in _finals(facts, index)}
+        return {name: np.array(columns[source_of(name)][row]) for name in _finals(facts, index)}
 
     if (rows <= seen).any():
         raise damaged(npz.path, "has a trajectory without a step", field="terminals")
     return Flat(columns, starts, rows - seen, facts.fields, final, facts.roles)
 
 
-def _finals(facts: Facts, index: int) -> Iterator[str]:
+def _finals(facts: FactLines, index: int) -> Iterator[str]:
     """Names of what was seen after an episode's last action."""
     roles = sorted(facts.roles(index))
     return (role.removeprefix("final/") for role in roles if role.startswith("final/"))
-
-
-def _source(name: str) -> str:
-    """The role of the column whose last row holds an entry of `final`."""
-    if name == "state":
-        return name
-    kind, _, camera = name.partition(".")
-    return f"images/{camera}" if kind == "images" and camera else f"extras/{name}"
 
 
 def _foreign(npz: Npz, instruction: str) -> Flat:
@@ -176,74 +168,3 @@ def _describe(
         }
 
     return fields
-
-
-class OGBenchLayout:
-    """Trajectories whose last row is what was seen in the end, where that was recorded.
-
-    Args:
-        compressed: with deflate, as OGBench's own files.
-    """
-
-    def __init__(self, *, compressed: bool = False) -> None:
-        self._method = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
-
-    def facts(self, path: Path) -> Facts | None:
-        return npz_layout.read_facts(Npz(path)) if npz_layout.member_names(path) else None
-
-    def write(self, path: Path, episodes: Sequence[Staged], spec: Spec) -> None:
-        columns = _with_finals(plan(episodes))
-        names = {role: npz_layout.name_of(role) for role in columns}
-        if not spec.state_dim and len(spec.cameras) == 1:  # pictures are the observations
-            names = {role: name for role, name in names.items() if role != "state"}
-            names[f"images/{next(iter(spec.cameras))}"] = "observations"
-        rows = sum(staged.length + staged.has_final for staged in episodes)
-        facts = (staged.facts for staged in episodes)
-        lines = episode_facts.to_bytes(spec, {name: role for role, name in names.items()}, facts)
-        with zipfile.ZipFile(path, "w", self._method) as archive:
-            for role, name in names.items():
-                chunks = (_rows(staged, role, columns[role]) for staged in episodes)
-                npz_layout.write_member(archive, name, columns[role], rows, chunks)
-            for name, mark in (("terminals", _terminals), ("masks", _masks)):
-                npz_layout.write_array(archive, name, np.concatenate([*map(mark, episodes)]))
-            npz_layout.write_array(archive, NAME, np.frombuffer(lines, np.uint8))
-
-
-def _with_finals(columns: Mapping[str, Column]) -> dict[str, Column]:
-    """Columns that have room for what was seen in the end, each entry in its own column."""
-    found = {role: column for role, column in columns.items() if not role.startswith("final/")}
-    for role, column in columns.items():
-        if role.startswith("final/"):
-            source = _source(role.removeprefix("final/"))
-            if found.setdefault(source, column) != column:
-                raise ValueError(
-                    f"{role} is {column.dtype} {column.shape}, but {source} is "
-                    f"{found[source].dtype} {found[source].shape}; this format needs them alike"
-                )
-    return found
-
-
-def _rows(staged: Staged, role: str, column: Column) -> Array:
-    """An episode's rows, and one more where something was seen in the end."""
-    rows = column.rows(staged, role)
-    if not staged.has_final:
-        return rows
-    name = role.removeprefix("images/").removeprefix("extras/")
-    final = f"final/images.{name}" if role.startswith("images/") else f"final/{name}"
-    # What was not recorded repeats: an action that was never executed, zeros as a reward.
-    rest = np.zeros_like(rows[-1:]) if role == "reward" else rows[-1:]
-    known = final in staged.headers and role not in ("action", "reward", "expert_action")
-    return np.concatenate([rows, staged[final][None] if known else rest])
-
-
-def _terminals(staged: Staged) -> NDArray[np.float32]:
-    marks = np.zeros(staged.length + staged.has_final, np.float32)
-    marks[-1] = 1
-    return marks
-
-
-def _masks(staged: Staged) -> NDArray[np.float32]:
-    masks = np.ones(staged.length + staged.has_final, np.float32)
-    if staged.facts["terminated"]:
-        masks[staged.length - 1 :] = 0
-    return masks

@@ -18,10 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.structs import Episode, Episodes, Spec
-from embodied_datasets import hdf5_facts as facts_
+from embodied_datasets.facts import unseen
 from embodied_datasets.formats import Writer
 from embodied_datasets.hdf5 import load_h5py, member_names
-from embodied_datasets.staged import Staged, StagedWriter
+from embodied_datasets.hdf5_facts import check_names, write_group
+from embodied_datasets.recorded import split, state_parts
+from embodied_datasets.staged_writer import StagedWriter
+from embodied_datasets.staging import Staged
 
 
 class Robomimic:
@@ -48,52 +51,49 @@ class Robomimic:
         if options:
             raise TypeError(f"robomimic's writer takes env_name, got {sorted(options)}")
         load_h5py()
-        facts_.check_names([*facts_.state_parts(spec, "state"), *spec.cameras])
-        return StagedWriter(
-            path,
-            spec,
-            compact=lambda target, episodes: _compact(target, spec, env_name, episodes),
-            keys=_keys,
-            settings={"format": self.name, "env_name": env_name},
-        )
+        check_names([*state_parts(spec, "state"), *spec.cameras])
+        settings = {"format": self.name, "env_name": env_name}
+        return StagedWriter(path, spec, RobomimicLayout(env_name), settings)
 
     def losses(self, spec: Spec, episode: Episode) -> Sequence[str]:
         """What only this project finds again in the file; nothing is lost to it."""
         lost = {
             "instruction: others may look for it in ep_meta": bool(episode.instruction),
-            "truncated: others see no difference": episode.truncated,
-            "success: others see the rewards alone": episode.success,
-            "expert actions: others do not see them": episode.expert_action is not None,
-            "info: others do not see it": bool(episode.info),
-            "annotations: others do not see them": bool(episode.annotations),
             "extras except states: others do not see them": bool(set(episode.extras) - {"states"}),
             "missing rewards: others see zeros": episode.reward is None,
         }
-        return [text for text, is_lost in lost.items() if is_lost]
+        seen = ("instruction", "terminated", "final")
+        return [*unseen(episode, *seen), *(text for text, is_lost in lost.items() if is_lost)]
 
 
 FORMAT = Robomimic()
 
 
-def _keys(path: Path) -> list[str] | None:
-    from embodied_datasets.robomimic import RobomimicDataset
+class RobomimicLayout:
+    """One group for each demonstration; our facts stand in a group inside."""
 
-    if not FORMAT.matches(path):
-        return None
-    return RobomimicDataset(path).keys
+    def __init__(self, env_name: str) -> None:
+        self._env_name = env_name
 
+    def keys(self, path: Path) -> list[str] | None:
+        from embodied_datasets.robomimic import RobomimicDataset
 
-def _compact(path: Path, spec: Spec, env_name: str, episodes: Sequence[Staged]) -> None:
-    with load_h5py().File(path, "w") as file:
-        facts_.write_group(file, {"spec": dataclasses.asdict(spec)}, {})
-        data = file.create_group("data")
-        data.attrs["total"] = sum(len(episode) for episode in episodes)
-        kwargs = {"control_freq": spec.rate_hz}
-        data.attrs["env_args"] = json.dumps(
-            {"env_name": env_name, "env_type": 2, "env_kwargs": kwargs}  # 2: of gym's kind
-        )
-        for index, episode in enumerate(episodes):
-            _write_demo(data.create_group(f"demo_{index}"), spec, episode)
+        return RobomimicDataset(path).keys if FORMAT.matches(path) else None
+
+    def write(self, path: Path, episodes: Sequence[Staged], spec: Spec) -> None:
+        with load_h5py().File(path, "w") as file:
+            write_group(file, {"spec": dataclasses.asdict(spec)}, {})
+            data = file.create_group("data")
+            data.attrs["total"] = sum(len(episode) for episode in episodes)
+            data.attrs["env_args"] = json.dumps(
+                {
+                    "env_name": self._env_name,
+                    "env_type": 2,  # of gym's kind
+                    "env_kwargs": {"control_freq": spec.rate_hz},
+                }
+            )
+            for index, episode in enumerate(episodes):
+                _write_demo(data.create_group(f"demo_{index}"), spec, episode)
 
 
 def _write_demo(demo: Any, spec: Spec, episode: Staged) -> None:
@@ -110,16 +110,15 @@ def _write_demo(demo: Any, spec: Spec, episode: Staged) -> None:
     demo["dones"] = dones
     if "extras/states" in arrays:
         demo["states"] = arrays.pop("extras/states")
-    parts = facts_.state_parts(spec, "state")
+    parts = state_parts(spec, "state")
     following = None if final is None else _shifted(state, final)
-    _write_parts(demo, facts_.split(state, parts), following, parts)
+    _write_parts(demo, split(state, parts), following, parts)
     for camera in spec.cameras:
         demo[f"obs/{camera}"] = images = arrays.pop(f"images/{camera}")
         last = arrays.pop(f"final/images.{camera}", None)
         if last is not None:
             demo[f"next_obs/{camera}"] = _shifted(images, last)
-    facts = {k: v for k, v in episode.facts.items() if k != "arrays"}
-    facts_.write_group(demo, facts, arrays)
+    write_group(demo, episode.facts, arrays)
 
 
 def _write_parts(
@@ -130,7 +129,7 @@ def _write_parts(
 ) -> None:
     for name, values in states.items():
         demo[f"obs/{name}"] = values
-    for name, values in ({} if following is None else facts_.split(following, parts)).items():
+    for name, values in ({} if following is None else split(following, parts)).items():
         demo[f"next_obs/{name}"] = values
 
 

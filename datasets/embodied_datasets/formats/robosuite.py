@@ -7,8 +7,6 @@ They hold simulator states instead of observations: time, qpos and qvel end to e
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.structs import Episode, Episodes, Spec
-from embodied_datasets import hdf5_facts as facts_
 from embodied_datasets.faults import Fault, Report, refuse
+from embodied_datasets.files import fingerprint
 from embodied_datasets.formats import Writer
 from embodied_datasets.hdf5 import MAX_BYTES, Hdf5, member_names, natural, subgroup
+from embodied_datasets.hdf5_facts import json_attribute
+from embodied_datasets.recorded import Bounds, check_finite
+from embodied_datasets.wordings import words
 
 _ACTIONS_2018 = ("joint_velocities", "gripper_actuations")
 _ATTRIBUTES = ("env", "repository_version", "date", "time")
@@ -94,11 +95,11 @@ class RobosuiteDataset:
                 raise self._hdf5.damaged("holds no demonstration with states", field="data")
             texts = {name: self._hdf5.attribute(data, name) for name in _ATTRIBUTES}
             self._facts = {name: value for name, value in texts.items() if value is not None}
-            info = facts_.json_attribute(self._hdf5, data, "env_info")
+            info = json_attribute(self._hdf5, data, "env_info")
             self._actions = self._action_names(data[self._demos[0]])
             sizes = self._look_through(data)
             first = self._hdf5.read(data[self._demos[0]]["states"])
-        self._instruction = instruction or facts_.words(str(self._facts.get("env", "")))
+        self._instruction = instruction or words(str(self._facts.get("env", "")))
         recorded = info.get("control_freq")
         low, high = self._bounds.get(unit=self._actions == ["actions"])
         self.spec = Spec(
@@ -138,17 +139,14 @@ class RobosuiteDataset:
         if not self._actions:
             info["note"] = "the file records no actions, only states"
         place = Fault("", "", "", file=self._hdf5.name, episode=index)
-        facts_.check_finite(self._report, place, {"state": state, "action": action})
+        check_finite(self._report, place, {"state": state, "action": action})
         return Episode(state, action, self._instruction, extras=extras, info=info)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the file and what was said of it."""
         chosen = [self._instruction, dataclasses.asdict(self.spec)]
-        digest = hashlib.sha256(json.dumps(chosen).encode())
-        with self.path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        return fingerprint([self.path], chosen)
 
     def _action_names(self, demo: Any) -> list[str]:
         if "actions" in demo:
@@ -175,7 +173,7 @@ class RobosuiteDataset:
             parts = [self._read(demo[field]) for field in self._actions]
             joined = np.concatenate([np.zeros((length, 0), np.float32), *parts], axis=1)
             if not index:
-                self._bounds = facts_.Bounds(joined.shape[1])
+                self._bounds = Bounds(joined.shape[1])
             self._bounds.add(joined)
         return sizes
 

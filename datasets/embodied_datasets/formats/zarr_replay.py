@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from embodied.structs import Episode, Episodes, Spec
 from embodied_datasets.budget import MAX_BYTES, Budget, array_bytes, damaged
-from embodied_datasets.episode_facts import NAME, Facts, unseen
+from embodied_datasets.fact_lines import FactLines
+from embodied_datasets.facts import NAME, unseen
 from embodied_datasets.faults import Report, refuse
 from embodied_datasets.flat import (
     Flat,
@@ -24,12 +25,12 @@ from embodied_datasets.flat import (
     check_rows,
     check_shapes,
     check_spec,
-    group,
     make_spec,
     split,
 )
-from embodied_datasets.flat_writer import FlatWriter
 from embodied_datasets.formats import Writer
+from embodied_datasets.recorded import group
+from embodied_datasets.staged_writer import StagedWriter
 from embodied_datasets.zarr_safe import Archive, Folder, Store, ZarrArray, open_array, read_json
 
 _ENDS = "meta/episode_ends"
@@ -53,7 +54,7 @@ class ZarrReplay:
         """A writer of a folder, or of one file if the path ends with `.zip`."""
         from embodied_datasets.zarr_layout import ZarrLayout
 
-        return FlatWriter(path, spec, ZarrLayout(**options))
+        return StagedWriter(path, spec, ZarrLayout(**options), {"format": self.name})
 
     def losses(self, spec: Spec, episode: Episode) -> Sequence[str]:
         """Nothing; but what stands in the array `meta/embodied`, only this project finds again."""
@@ -110,7 +111,7 @@ def read_zarr(
     return FlatEpisodes(path, flat, spec, files=files, options=options, report=report)
 
 
-def read_facts(store: Store, max_bytes: int = MAX_BYTES) -> Facts | None:
+def read_facts(store: Store, max_bytes: int = MAX_BYTES) -> FactLines | None:
     """What our writer noted; None if the buffer is not ours."""
     name = f"meta/{NAME}"
     if read_json(store, f"{name}/.zarray") is None:
@@ -118,7 +119,7 @@ def read_facts(store: Store, max_bytes: int = MAX_BYTES) -> Facts | None:
     lines = _numbers(store, name, Budget(max_bytes, store.path))
     if lines.dtype != np.uint8 or lines.ndim != 1:
         raise damaged(store.path, "is not the text that our writer notes", field=name)
-    return Facts(lines, store.path)
+    return FactLines(lines, store.path)
 
 
 def _numbers(store: Store, name: str, budget: Budget) -> Array:
@@ -189,7 +190,7 @@ def _roles(
 
 
 def _ours(
-    store: Store, columns: Mapping[str, Any], ends: Array, facts: Facts, max_bytes: int
+    store: Store, columns: Mapping[str, Any], ends: Array, facts: FactLines, max_bytes: int
 ) -> Flat:
     check_shapes(store.path, columns)
     starts, lengths = split(store.path, ends, columns)

@@ -1,17 +1,15 @@
-"""Writing formats of long arrays: episodes wait in a staging folder until all are known."""
+"""Writing formats that are written in one go: episodes wait until all of them are known."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from embodied.structs import Episode, Spec
-from embodied_datasets.episode_facts import Facts
-from embodied_datasets.staging import Staged, Staging, sync
+from embodied_datasets.files import move_into_place, remove
+from embodied_datasets.staging import Staged, Staging
 
 
 class Layout(Protocol):
@@ -21,41 +19,42 @@ class Layout(Protocol):
         """Writes the whole data set to a new path."""
         ...
 
-    def facts(self, path: Path) -> Facts | None:
-        """What our writer noted in a finished data set; None if it is not ours."""
+    def keys(self, path: Path) -> Sequence[str] | None:
+        """The keys of a finished data set; None if it is not ours."""
         ...
 
 
-class FlatWriter:
+class StagedWriter:
     """Adds episodes to a data set that nobody else writes to; a `formats.Writer`.
 
     Args:
         path: of the finished data set. What is not finished stands beside it, hidden.
         spec: sizes, bounds, cameras and control rate of every episode.
+        settings: whatever else decides what is written, JSON-able; who goes on gives the same.
 
     Raises ValueError if something stands at the path that this project did not write.
     """
 
-    def __init__(self, path: Path, spec: Spec, layout: Layout) -> None:
-        self.path, self._layout, self._facts = path, layout, None
+    def __init__(
+        self, path: str | Path, spec: Spec, layout: Layout, settings: Mapping[str, Any]
+    ) -> None:
+        self.path, self._layout = Path(path), layout
         self._staging: Staging | None = None
-        if not path.exists():
-            self._staging = Staging(path, spec)
+        if not self.path.exists():
+            self._staging = Staging(self.path, spec, settings)
             return
-        self._facts = layout.facts(path)
-        if self._facts is None:
+        keys = layout.keys(self.path)
+        if keys is None:
             raise ValueError(
-                f"{path} exists, and no writer of this project left it; choose a new path"
+                f"{path} exists and was not written by this project; choose a new path"
             )
-        shutil.rmtree(Staging.folder_of(path), ignore_errors=True)
+        self._keys = frozenset(keys)
+        remove(Staging.folder_of(self.path))  # left by a crash right after the rename
 
     @property
     def keys(self) -> frozenset[str]:
         """Keys of all finished episodes."""
-        if self._staging is not None:
-            return frozenset(self._staging.keys)
-        assert self._facts is not None
-        return frozenset(self._facts.key(i) for i in range(len(self._facts)))
+        return self._keys if self._staging is None else frozenset(self._staging.keys)
 
     def add(self, key: str, episode: Episode) -> None:
         """Writes a finished episode; on return it is on disk for good. An old key is replaced."""
@@ -67,15 +66,14 @@ class FlatWriter:
         """Writes the data set, sorted by key, and moves it into place; once is enough."""
         if self._staging is None:
             return
-        staging = self._staging
-        episodes = staging.episodes()
+        staging, episodes = self._staging, self._staging.episodes()
+        if not episodes:
+            raise ValueError("no episode was added, and a data set needs at least one; add one")
         result = staging.folder / f".result-{self.path.name}"
-        _remove(result)  # of a writer that was interrupted here
+        remove(result)  # of a writer that was interrupted here
         self._layout.write(result, episodes, staging.spec)
-        _sync_all(result)
-        result.rename(self.path)
-        sync(self.path.parent)
-        self._facts, self._staging = self._layout.facts(self.path), None
+        move_into_place(result, self.path)
+        self._keys, self._staging = frozenset(staging.keys), None
         staging.remove()
         staging.close()
 
@@ -94,18 +92,3 @@ class FlatWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _sync_all(path: Path) -> None:
-    """Waits until a file, or everything in a folder, is on disk."""
-    for folder, _, files in os.walk(path):
-        for name in files:
-            sync(Path(folder, name))
-    sync(path)
