@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ SPEC = Spec(3, 2, (-4.0, -5.0), (4.0, 5.0), 12.5)
 PARTS = Spec(3, 2, (-4.0, -5.0), (4.0, 5.0), 10.0, state_parts={"pose": 1, "goal": 2})
 CAMERAS = Spec(
     *(3, 2, (-4.0, -5.0), (4.0, 5.0), 10.0),
-    cameras={"front": (6, 5), "wrist": (4, 4)},
+    cameras={"front": (16, 18), "wrist": (8, 8)},
     render_profile="studio",
     state_parts={"pose": 2, "grip": 1},
 )
+_BLIND: dict[str, Any] = {"cameras": {}, "render_profile": None}
+OPTIONAL = ("reward", "expert", "extras", "final", "final images", "final extras", "marks")
+"""What an episode need not have."""
 _FIELDS = ("instruction", "success", "terminated", "truncated", "info", "annotations")
 
 
@@ -40,52 +44,62 @@ def make_episode(seed: int, length: int = 5, spec: Spec = SPEC, **fields: Any) -
 
 
 @st.composite
-def data_sets(draw: st.DrawFn) -> tuple[Spec, dict[str, Episode]]:
-    """A spec, and episodes by key in the order of the keys, with any mix of optional fields."""
+def data_sets(draw: st.DrawFn, *, mixed: bool = True) -> tuple[Spec, dict[str, Episode]]:
+    """A spec, and episodes by key in the order of the keys, with any mix of optional fields.
+
+    Args:
+        mixed: whether one set's episodes may record different things.
+    """
     spec = draw(st.sampled_from([SPEC, PARTS, CAMERAS]))
     lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
-    return spec, {f"{i:03d}": draw(episodes(spec, i, n)) for i, n in enumerate(lengths)}
+    optional = st.sets(st.sampled_from(OPTIONAL))
+    common = draw(optional)
+    return spec, {
+        f"{i:03d}": rich_episode(i, n, spec, draw(optional) if mixed else common)
+        for i, n in enumerate(lengths)
+    }
 
 
-@st.composite
-def episodes(draw: st.DrawFn, spec: Spec, seed: int, length: int) -> Episode:
-    """One of them."""
+def rich_episode(
+    seed: int, length: int = 5, spec: Spec = SPEC, has: Collection[str] = OPTIONAL
+) -> Episode:
+    """An episode with the fields `has` besides those that all have, and any mix of flags."""
     rng = np.random.default_rng(seed)
-    has = {name: draw(st.booleans()) for name in ("reward", "expert", "extras", "final", "marks")}
-    full = make_episode(seed, length, spec)
-    fields: dict[str, Any] = {name: draw(st.booleans()) for name in _FIELDS[1:4]}
-    if not has["reward"]:
+    fields: dict[str, Any] = {name: bool(rng.random() < 0.5) for name in _FIELDS[1:4]}
+    if "reward" not in has:
         fields["reward"] = None
-    if has["expert"]:
+    if "expert" in has:
         fields["expert_action"] = rng.uniform(-1, 1, (length, spec.action_dim)).astype(np.float32)
-    if has["extras"]:
+    if "extras" in has:
         fields["extras"] = {
             "states": rng.standard_normal((length, 4)),
             "contact": rng.random(length) < 0.5,
             "torque": rng.standard_normal((length, 2, 3), np.float32),
-            "count": rng.integers(0, 9, length),
+            "button_states": rng.integers(0, 9, length),
         }
-    if has["final"]:
-        fields["final"] = _final(draw, rng, spec, fields.get("extras", {}))
-    if has["marks"]:
-        fields["info"] = {"task": f"t{seed}", "noise": 0.25, "goal": [1, 2], "note": 'say "ü"'}
+    fields["final"] = _final(rng, spec, fields.get("extras", {}), has)
+    if "marks" in has:
+        fields["info"] = {"task": "t", "seed": seed, "nested": {"goal": [1, 0.5]}, "none": None}
         fields["annotations"] = (
-            Annotation("subtask", "reach", 0),
-            Annotation("trace", "[[0, 1]]", length - 1, next(iter(spec.cameras), None)),
+            Annotation("task_aug", 'say "\u00fc"\u2026', 0, role="user"),
+            Annotation("subtask", "reach", length - 1),
         )
-    return make_episode(
-        seed, length, spec, images=full.images, **({"reward": full.reward} | fields)
-    )
+        camera = next(iter(spec.cameras), None)
+        if camera is not None:
+            fields["annotations"] += (Annotation("trace", "[[0, 1]]", length - 1, camera),)
+    return make_episode(seed, length, spec, **fields)
 
 
 def _final(
-    draw: st.DrawFn, rng: np.random.Generator, spec: Spec, extras: Mapping[str, Any]
+    rng: np.random.Generator, spec: Spec, extras: Mapping[str, Any], has: Collection[str]
 ) -> dict[str, Any]:
+    if "final" not in has:
+        return {}
     final: dict[str, Any] = {"state": rng.standard_normal(spec.state_dim, np.float32)}
-    if draw(st.booleans()):
+    if "final images" in has:
         for name, size in spec.cameras.items():
             final[f"images.{name}"] = rng.integers(0, 256, (*size, 3), np.uint8)
-    if draw(st.booleans()):
+    if "final extras" in has:
         final |= {name: values[0] for name, values in extras.items()}
     return final
 
@@ -104,11 +118,12 @@ def write(
 def assert_same_set(
     found: Episodes, spec: Spec, wanted: Sequence[Episode], lost: Collection[str] = ()
 ) -> None:
-    """Everything is as it was, except the `lost` fields of Episode, which must be empty."""
-    if "images" in lost:
-        assert not found.spec.cameras
-    else:
-        assert found.spec == spec
+    """Everything is as it was, except the `lost` fields of Episode.
+
+    Images that are lost are gone, with the cameras and the marks in them, or have other pixels.
+    """
+    gone = "images" in lost and not found.spec.cameras
+    assert found.spec == (dataclasses.replace(spec, **_BLIND) if gone else spec)
     assert len(found) == len(wanted)
     for index, episode in enumerate(wanted):
         assert_same(found[index], episode, lost)
@@ -116,6 +131,8 @@ def assert_same_set(
 
 def assert_same(found: Episode, wanted: Episode, lost: Collection[str] = ()) -> None:
     """Two episodes are equal, bit by bit and in types, except the `lost` fields."""
+    if "images" in lost:
+        found, wanted = _blind(found), _blind(wanted)
     for name in ("state", "action", "reward", "expert_action"):
         got, want = getattr(found, name), getattr(wanted, name)
         assert (got is None) == (want is None), name
@@ -123,16 +140,18 @@ def assert_same(found: Episode, wanted: Episode, lost: Collection[str] = ()) -> 
             _assert_equal(name, got, want)
     for name in ("images", "extras", "final"):
         got, want = dict(getattr(found, name)), dict(getattr(wanted, name))
-        if name in lost:
-            assert not got
-            continue
-        if "images" in lost:
-            want = {key: x for key, x in want.items() if not key.startswith("images.")}
         assert got.keys() == want.keys(), name
         for key in want:
             _assert_equal(f"{name} {key}", got[key], np.asarray(want[key]))
     for name in set(_FIELDS) - set(lost):
         assert getattr(found, name) == getattr(wanted, name), name
+
+
+def _blind(episode: Episode) -> Episode:
+    """An episode without images and all that speaks of them."""
+    final = {name: x for name, x in episode.final.items() if not name.startswith("images.")}
+    annotations = tuple(each for each in episode.annotations if each.camera is None)
+    return dataclasses.replace(episode, images={}, final=final, annotations=annotations)
 
 
 def _assert_equal(name: str, got: Any, want: Any) -> None:

@@ -10,11 +10,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
 
 from embodied.structs import Episode, Spec
 from embodied.testing import check_episodes
-from embodied_datasets.formats import Format, find_format
+from embodied_datasets.formats import Format
 from embodied_datasets.formats.d4rl import D4RL
 from embodied_datasets.formats.minari import Minari
 from embodied_datasets.formats.robomimic import Robomimic
@@ -24,7 +23,6 @@ from tests.roundtrip import (
     SPEC,
     assert_same,
     assert_same_set,
-    data_sets,
     make_episode,
     write,
 )
@@ -49,22 +47,6 @@ def _write(
 def _bytes(path: Path) -> dict[str, bytes]:
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     return {each.relative_to(path).as_posix(): each.read_bytes() for each in sorted(files)}
-
-
-@every_format
-@settings(max_examples=12)
-@given(data=data_sets())
-def test_what_is_written_is_read(
-    name: str, data: tuple[Spec, dict[str, Episode]], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    spec, episodes = data
-    format, _, lost = FORMATS[name]
-    path = _write(name, tmp_path_factory.mktemp("set") / "a-v0", spec, episodes)
-    assert find_format(path) is not None
-    assert find_format(path).name == format.name
-    found = format.open(path)
-    assert_same_set(found, spec, list(episodes.values()), lost)
-    check_episodes(found)
 
 
 @every_format
@@ -335,34 +317,6 @@ def test_values_that_are_not_finite_are_reported_where_they_are(
     faults: list[Any] = []
     assert np.isnan(format.open(path, report=faults.append)[episode].action).any()
     assert [fault.code for fault in faults] == ["E_DATA_NAN"]
-
-
-def test_every_finished_episode_survives_a_kill(tmp_path: Path) -> None:
-    path = tmp_path / "set.hdf5"
-    code = f"""
-import itertools
-from pathlib import Path
-from embodied_datasets.formats.robomimic import Robomimic
-from tests.roundtrip import PARTS, make_episode
-with Robomimic().create(Path({str(path)!r}), PARTS) as writer:
-    for number in itertools.count():
-        writer.add(f"{{number:05d}}", make_episode(number, 3, PARTS))
-        print(number, flush=True)
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
-    ) as worker:
-        assert worker.stdout is not None
-        said = [int(next(worker.stdout)) for _ in range(20)]
-        worker.kill()
-        said += map(int, worker.stdout.read().split())
-    assert not path.exists()
-    with Robomimic().create(path, PARTS) as writer:
-        assert writer.keys >= {f"{number:05d}" for number in said}
-        writer.finalize()
-        keys = sorted(writer.keys)
-    for key, episode in zip(keys, Robomimic().open(path), strict=True):
-        assert_same(episode, make_episode(int(key), 3, PARTS))
 
 
 def test_a_missing_library_is_named_with_what_to_install(tmp_path: Path) -> None:

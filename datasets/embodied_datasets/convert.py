@@ -144,6 +144,9 @@ class Selection:
             episode,
             images=Lazy({name: _look(episode, name) for name in self._cameras}),
             final={name: x for name, x in episode.final.items() if name not in dropped},
+            annotations=tuple(
+                each for each in episode.annotations if each.camera in (None, *self._cameras)
+            ),
         )
 
 

@@ -52,7 +52,7 @@ class D4RL:
         """Images are lost; of the rest, what only this project finds again in the file."""
         neither = not (episode.terminated or episode.truncated)
         lost = {
-            "images: lost, the format has none": bool(episode.images),
+            "images: lost, with the marks in them; the format has none": bool(episode.images),
             "end: others see a timeout, without which the next episode would join": neither,
             "missing rewards: others see zeros": episode.reward is None,
             "last extras: others do not see them": bool(set(episode.final) & set(episode.extras)),
@@ -76,9 +76,14 @@ class D4RLLayout:
         spec = dataclasses.replace(spec, cameras={}, render_profile=None)
         with load_h5py().File(path, "w") as file:
             own = _write_steps(_Columns(file, episodes), episodes, spec)
-            lines = "\n".join(json.dumps(episode.facts) for episode in episodes)
+            lines = "\n".join(json.dumps(_without_images(each.facts)) for each in episodes)
             own["episodes"] = np.frombuffer(lines.encode(), np.uint8)
             write_group(file.create_group(_OWN), {"spec": dataclasses.asdict(spec)}, own)
+
+
+def _without_images(facts: Mapping[str, Any]) -> dict[str, Any]:
+    annotations = [each for each in facts["annotations"] if each["camera"] is None]
+    return {**facts, "annotations": annotations}
 
 
 def _write_steps(columns: _Columns, episodes: Sequence[Staged], spec: Spec) -> dict[str, Array]:
