@@ -21,6 +21,7 @@ def is_picture(data: bytes) -> bool:
 def picture_size(data: bytes) -> tuple[int, int]:
     """(h, w) in pixels, from the header alone; ValueError if there is none."""
     with _open(data) as picture:
+        _check_pixels(picture.height, picture.width)
         return picture.height, picture.width
 
 
@@ -32,6 +33,7 @@ def decode_picture(
         if (picture.height, picture.width) != size:
             found = f"{picture.height} x {picture.width}"
             raise ValueError(f"it has {found} pixels, expected {size[0]} x {size[1]}")
+        _check_pixels(*size)
         try:
             return np.asarray(picture.convert(mode))
         except (OSError, SyntaxError) as error:
@@ -42,10 +44,11 @@ def _open(data: bytes) -> Any:
     from PIL import Image  # late, since few sets hold stills
 
     try:
-        picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+        return Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"it is no PNG or JPEG: {error}") from error
-    if picture.width * picture.height > MAX_PIXELS:
-        found = f"{picture.height} x {picture.width}"
-        raise ValueError(f"it has {found} pixels, more than {MAX_PIXELS} together")
-    return picture
+
+
+def _check_pixels(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"it has {height} x {width} pixels, more than {MAX_PIXELS} together")
