@@ -35,7 +35,9 @@ def run(config: DictConfig) -> None:
             if plain["labels"] is None
             else plain["labels"]
         )
-        episodes = open_episodes(path, format=plain["format"], labels=names, **(plain["options"] or {}))
+        episodes = open_episodes(
+            path, format=plain["format"], labels=names, **(plain["options"] or {})
+        )
         add_layer(path, name, instantiate(plain["label"]), episodes)
     print(f"labels of {path}: {', '.join(layers(path)) or 'none'}")
 

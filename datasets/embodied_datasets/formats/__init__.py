@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from embodied.structs import Episode, Episodes, Spec
+from embodied_datasets.faults import DataError, Fault
 
 
 class Writer(Protocol):
@@ -40,6 +41,10 @@ class Writer(Protocol):
 
 class Format(Protocol):
     """A file format.
+
+    A format in which more can be wrong than one reading tells also has a method `check(path,
+    report, **options)`: it reports every fault, and returns the episodes that can be read, whose
+    arrays may be faulty, or None. Their `place(i)` is the number of an episode and its file.
 
     Attributes:
         name: what users call it.
@@ -85,11 +90,32 @@ def find_format(path: Path, name: str | None = None) -> Format:
         )
     found = [each for each in known.values() if each.matches(path)]
     if len(found) != 1:
-        seen = f"looks like {sorted(each.name for each in found)}" if found else "looks like none"
-        raise ValueError(
-            f"{path} {seen} of the formats {sorted(known)}; say which with format=NAME"
-        )
+        raise DataError(_unrecognised(path, sorted(each.name for each in found), sorted(known)))
     return found[0]
+
+
+def _unrecognised(path: Path, found: Sequence[str], known: Sequence[str]) -> Fault:
+    sets = [] if found else find_sets(path)
+    if sets:
+        names = ", ".join(each.relative_to(path).as_posix() for each in sets)
+        return Fault(
+            "E_DATA_UNREADABLE", f"{path} holds {len(sets)} data sets: {names}", "name one"
+        )
+    seen = f"looks like {found}" if found else "looks like none"
+    message = f"{path} {seen} of the formats {known}"
+    if not found and path.is_dir():
+        message += ", nor does anything in it"
+    return Fault("E_DATA_UNREADABLE", message, "say which with format=NAME")
+
+
+def find_sets(path: Path, depth: int = 2) -> list[Path]:
+    """The data set at a path, or else those in its folders down to a depth, sorted."""
+    if any(each.matches(path) for each in all_formats().values()):
+        return [path]
+    if not depth or not path.is_dir():
+        return []
+    members = sorted(each for each in path.iterdir() if not each.name.startswith("."))
+    return [found for each in members for found in find_sets(each, depth - 1)]
 
 
 def open_episodes(
