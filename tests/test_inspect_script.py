@@ -95,7 +95,7 @@ def test_exit_codes_tell_clean_from_faulty_from_unreadable(
     (clean / INFO).write_text(json.dumps(info | {"total_frames": 1}))
     capsys.readouterr()
     assert main(["check", "--json", str(clean)]) == 1
-    assert json.loads(capsys.readouterr().out)["codes"]["E_DATA_COUNTS"] == 1
+    assert json.loads(capsys.readouterr().out)["codes"]["E_DATA_TOTALS"] == 1
     assert main(["check", str(clean.parent / "none")]) == 2
 
 
@@ -127,7 +127,7 @@ def test_a_repair_drops_what_cannot_be_learned_from_and_numbers_the_rest(
     assert main(["check", "--fix", "--json", str(root)]) == 1
     changes = json.loads(capsys.readouterr().out)["changes"]
     assert changes[:2] == [
-        "episode 0: dropped (E_DATA_NAN)",
+        "episode 0: dropped (E_DATA_NONFINITE)",
         "episode 2: dropped (E_DATA_DUPLICATE)",
     ]
     assert changes[-1].endswith("faults that remain: none")

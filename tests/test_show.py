@@ -142,7 +142,7 @@ def test_faulty_episodes_are_shown_as_far_as_they_can_be(
     single = make_episode(2, 1)
     page = show([broken, odd, single], tmp_path, monkeypatch)
     assert len(page.named("video")) == 3
-    assert "nan 1 episode 0 frame 4 state" in page.text
+    assert "nonfinite 1 episode 0 frame 4 state" in page.text
 
 
 def test_nothing_to_show_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
