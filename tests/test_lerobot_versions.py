@@ -22,7 +22,6 @@ from embodied_datasets.formats import open_episodes
 from embodied_datasets.lerobot import LeRobotDataset
 from embodied_datasets.lerobot_check import check_lerobot
 from embodied_datasets.lerobot_columns import feature, to_column
-from embodied_datasets.lerobot_entries import Options
 
 LENGTHS = (4, 6, 5)
 FPS = 10.0

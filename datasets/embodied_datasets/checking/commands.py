@@ -74,7 +74,9 @@ def _check(options: argparse.Namespace) -> int:
     named = options.format is not None or not options.path.is_dir()
     sets = [options.path] if named else find_sets(options.path) or [options.path]
     if options.fix and len(sets) > 1:
-        raise ValueError(f"--fix repairs one set, and {options.path} holds {len(sets)}; name one")
+        raise ValueError(
+            f"--fix repairs one set, {options.path} holds {len(sets)} data sets; name one"
+        )
     beside = [inspect_path(path, **options.read) for path in options.against]
     plain = [_check_one(options, path, beside) for path in sets]
     worst: int = max(each["exit_code"] for each in plain)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from embodied_datasets.checking.common import checks_in
 from embodied_datasets.checking.summary import Summary, summarise
 from embodied_datasets.faults import DataError, Fault, Report
 from embodied_datasets.formats import Format, find_format
+from embodied_datasets.options import UnknownOption, fitting
 
 EPISODE_CHECKS = [check for module in (arrays, ends, motion, images) for check in checks_in(module)]
 SET_CHECKS = [check for module in (scales, sets) for check in checks_in(module)]
@@ -120,14 +122,15 @@ def inspect_path(path: Path, *, format: str | None = None, **options: Any) -> In
 
 def _open(known: Format, path: Path, options: Mapping[str, Any], report: Report) -> Episodes | None:
     """What of the set can be read; faults of its format are reported."""
+    read: Callable[..., Episodes | None] = known.open
+    if hasattr(known, "check"):
+        read = functools.partial(known.check, report=report)
     try:
-        if hasattr(known, "check"):
-            checked: Episodes | None = known.check(path, report, **options)
-            return checked
-        return known.open(path, **options)
+        with fitting(known.name):
+            return read(path, **options)
+    except UnknownOption:  # the caller's fault, not the data's
+        raise
     except READ_ERRORS as error:
-        if "unexpected keyword argument" in str(error):  # not the data's fault, but the caller's
-            raise ValueError(f"format {known.name}: {str(error).partition(' ')[2]}") from error
         report(as_fault(error))
         return None
 

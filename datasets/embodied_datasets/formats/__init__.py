@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 
 from embodied.structs import Episode, Episodes, Spec
 from embodied_datasets.faults import DataError, Fault
+from embodied_datasets.options import fitting
 
 
 class Writer(Protocol):
@@ -132,10 +133,14 @@ def open_episodes(
         labels: which layers of labels are put on them, in this order (see
             `embodied_datasets.labels`); None means all, the oldest first.
         options: what that format's reader takes.
+
+    Raises DataError where the data are not what they say, ValueError for an unknown option.
     """
     from embodied_datasets.labels import Labelled, layers
 
     path = Path(path)
-    episodes = find_format(path, format).open(path, **options)
+    known = find_format(path, format)
+    with fitting(known.name):
+        episodes = known.open(path, **options)
     names = layers(path) if labels is None else labels
     return Labelled(path, episodes, names) if names else episodes
