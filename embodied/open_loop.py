@@ -177,10 +177,18 @@ class Probe:
     @property
     def baselines(self) -> tuple[str, ...]:
         """Repeating the last action; the mean action; and the present state as a target, where
-        states and actions have the same size."""
-        columns = self.windows.columns
-        same = columns["state"].shape[1] == columns["action"].shape[1]
-        return ("hold_last_action", *(("hold_state",) * same), "mean_action")
+        actions are targets of states."""
+        return ("hold_last_action", *(("hold_state",) * self._are_targets()), "mean_action")
+
+    def _are_targets(self) -> bool:
+        """Whether the training actions are nearer to their states than to their mean."""
+        state = take(self.train.columns["state"], self.train.frames()).double()
+        action = self._train_actions().double()
+        if state.shape != action.shape:
+            return False
+        scale = torch.from_numpy(self.scale).to(action.device)
+        near, far = (((action - other).abs() / scale).mean() for other in (state, action.mean(0)))
+        return bool(near < far)
 
     def trace(self, policy: Policy, episode: int, text: str | None, every: int) -> Tensor:
         """(L, A) what is predicted for each step, anew every `every` steps."""

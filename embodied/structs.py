@@ -10,14 +10,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-Metrics = dict[str, float | Tensor]
+if TYPE_CHECKING:  # whoever only reads and checks episodes must not wait for torch
+    import torch
+    from torch import Tensor
+
+Metrics: TypeAlias = "dict[str, float | Tensor]"
 """Named scalars; tensors stay on their device until they are logged, so no step waits for them."""
 
 
@@ -39,10 +41,14 @@ class Struct:
         return type(self)(**{f.name: _map(getattr(self, f.name), fn, leaves) for f in fields})
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        from torch import Tensor
+
         return self._replace_leaves(fn, (Tensor,))
 
     def rows(self, start: int, stop: int) -> Self:
         """Rows [start, stop) of every tensor and of every tuple of strings."""
+        from torch import Tensor
+
         return self._replace_leaves(lambda x: x[start:stop], (Tensor, tuple))
 
     def to(self, device: torch.device | str) -> Self:

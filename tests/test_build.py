@@ -103,7 +103,7 @@ HARMFUL: dict[str, dict[str, Any]] = {
     "shutil.copy": {"src": "payload.pt", "dst": "{m}"},
     "pathlib.Path.write_text": {"_args_": [Path("marker"), "x"]},
     "embodied.resume.torch.load": {"f": "payload.pt", "weights_only": False},
-    "embodied.structs.torch.load": {"f": "payload.pt", "weights_only": False},
+    "embodied.normalize.torch.load": {"f": "payload.pt", "weights_only": False},
     "embodied.structs.np.load": {"file": "payload.npy", "allow_pickle": True},
     "embodied.locks.os.system": {"_args_": ["touch {m}"]},
     "embodied.checkpoint.os.system": {"_args_": ["touch {m}"]},

@@ -73,6 +73,20 @@ def test_baselines_by_hand() -> None:
     assert mean.total[0, :, 0].tolist() == [9 + 10 + 11, 10 + 11, 11]
 
 
+@pytest.mark.parametrize(("offset", "is_target"), [(0.5, True), (50.0, False)])
+def test_the_state_is_a_baseline_where_actions_are_its_targets(
+    offset: float, is_target: bool
+) -> None:
+    state = torch.arange(10.0)[:, None]
+    columns = {"state": state, "action": state + offset}
+    windows = Windows(columns, torch.tensor([5, 5]), ["go", "go"])
+    asked = Probe(windows.select([1]), windows.select([0]), obs_horizon=1, pred_horizon=3)
+    assert ("hold_state" in asked.baselines) is is_target
+    if is_target:  # half an action's distance behind, and one more for each step ahead
+        total = asked.baseline("hold_state", [0]).total[0, :, 0]
+        assert total.tolist() == [4 * 0.5, 3 * 1.5, 2 * 2.5]
+
+
 def test_a_policy_is_compared_on_the_same_episodes() -> None:
     asked = probe([5, 4, 4], [1, 2])
     policy = asked.measure(Constant(12.0), {1: "go"})

@@ -38,6 +38,20 @@ def test_help_loads_nothing_heavy(script: str) -> None:
     assert len(process.stdout) > 100
 
 
+def test_reading_and_checking_data_loads_no_torch() -> None:
+    code = """
+import sys
+import embodied_datasets.checking.run, embodied_datasets.convert
+from embodied_datasets.formats import all_formats
+assert len(all_formats()) > 9
+print([name for name in ("torch", "h5py", "zarr", "mujoco") if name in sys.modules])
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == "[]"
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = (
         "import embodied, sys; print([m for m in sys.modules if m in {'torch', 'hydra', 'numpy'}])"
