@@ -645,6 +645,19 @@ def test_one_damaged_file_does_not_hide_the_faults_of_the_others(damaged: Path) 
     assert {"E_DATA_NONFINITE", "E_DATA_TOTALS", "E_DATA_STATS", "E_DATA_TASK"} <= codes
 
 
+def test_a_fault_in_a_file_of_another_format_is_told_once_and_the_rest_read(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    action = smooth(rng, 60, 2)
+    action[25, 1] = np.nan
+    arrays = {"observations": smooth(rng, 60, 3), "actions": action, "episode_ends": [20, 60]}
+    np.savez(tmp_path / "set.npz", **arrays)
+    inspection = inspect_path(tmp_path / "set.npz")
+    (fault,) = [f for f in inspection.faults if f.severity == "error"]
+    place = (fault.code, fault.file, fault.episode, fault.frame)
+    assert place == ("E_DATA_NONFINITE", Path("set.npz"), 1, 5)
+    assert (inspection.episodes, inspection.exit_code()) == (2, 1)
+
+
 def test_what_is_no_data_set_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no data")
     inspection = inspect_path(tmp_path)

@@ -269,8 +269,11 @@ def test_a_set_is_normalised_by_its_own_statistics(clean: Path) -> None:
 def test_a_format_without_statistics_is_normalised_by_those_of_the_data(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     state, action = rng.normal(3, 2, (50, 4)), rng.uniform(-5, 5, (50, 2))
-    np.savez(tmp_path / "set.npz", state=state, action=action, episode_ends=[20, 50])
-    report = norm_report(tmp_path / "set.npz", format="npz")
+    np.savez(tmp_path / "set.npz", observations=state, actions=action, episode_ends=[20, 50])
+    report = norm_report(
+        tmp_path / "set.npz",
+        format="npz",
+    )
     assert report.faults == ()
     assert [row.kind for row in report.rows] == ["zscore", "minmax"]
     assert (report.rows[1].low, report.rows[1].high) == pytest.approx((-1, 1))

@@ -70,7 +70,7 @@ def show(
     spec: Spec = SPEC,
 ) -> Page:
     """The page about episodes in memory, through the way that files take."""
-    format = SimpleNamespace(name="memory", open=lambda path: Listed(episodes, spec))
+    format = SimpleNamespace(name="memory", open=lambda path, report: Listed(episodes, spec))
     monkeypatch.setattr(run, "find_format", lambda path, name: format)
     output = tmp_path / "page.html"
     size = write_page(tmp_path / "set", output, shown=shown)

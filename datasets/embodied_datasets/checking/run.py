@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from embodied_datasets.checking.common import checks_in
 from embodied_datasets.checking.summary import Summary, summarise
 from embodied_datasets.faults import DataError, Fault, Report
 from embodied_datasets.formats import Format, find_format
+from embodied_datasets.lerobot_schema import relative
 from embodied_datasets.options import UnknownOption, fitting
 
 EPISODE_CHECKS = [check for module in (arrays, ends, motion, images) for check in checks_in(module)]
@@ -121,13 +121,11 @@ def inspect_path(path: Path, *, format: str | None = None, **options: Any) -> In
 
 
 def _open(known: Format, path: Path, options: Mapping[str, Any], report: Report) -> Episodes | None:
-    """What of the set can be read; faults of its format are reported."""
-    read: Callable[..., Episodes | None] = known.open
-    if hasattr(known, "check"):
-        read = functools.partial(known.check, report=report)
+    """What of the set can be read; what its reader would refuse otherwise is reported."""
+    read: Callable[..., Episodes | None] = getattr(known, "check", known.open)
     try:
         with fitting(known.name):
-            return read(path, **options)
+            return read(path, report=report, **options)
     except UnknownOption:  # the caller's fault, not the data's
         raise
     except READ_ERRORS as error:
@@ -174,10 +172,11 @@ def _with_files(faults: Sequence[Fault], episodes: Episodes) -> list[Fault]:
 
 
 def _located(path: Path, faults: Sequence[Fault]) -> list[Fault]:
-    if not path.is_file():
-        return list(faults)
-    name = Path(path.name)
-    return [f if f.file is not None else dataclasses.replace(f, file=name) for f in faults]
+    """Names files relative to the set's folder; of a set in one file, that one for all faults."""
+    if path.is_dir():
+        return [relative(fault, path) for fault in faults]
+    placed = (f if f.file else dataclasses.replace(f, file=path) for f in faults)
+    return [relative(fault, path.parent) for fault in placed]
 
 
 def _plain(fault: Fault) -> dict[str, Any]:

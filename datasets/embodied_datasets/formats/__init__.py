@@ -43,9 +43,10 @@ class Writer(Protocol):
 class Format(Protocol):
     """A file format.
 
-    A format in which more can be wrong than one reading tells also has a method `check(path,
-    report, **options)`: it reports every fault, and returns the episodes that can be read, whose
-    arrays may be faulty, or None. Their `place(i)` is the number of an episode and its file.
+    Among the options of `open` is `report`: what is done with faults that leave something to be
+    read, `faults.refuse` unless it is given. A format in which more can be wrong than reading tells
+    also has a method `check` with the same arguments, which returns None where nothing can be read.
+    Episodes may have a method `place(i)`: the number of an episode in its set, and its file.
 
     Attributes:
         name: what users call it.
