@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from embodied.structs import Annotation, Episode, Spec
 from embodied_datasets import lerobot_schema as schema
 from embodied_datasets.faults import Report, refuse
-from embodied_datasets.lerobot_arrays import check_arrays, join, load_arrays, starts_of
+from embodied_datasets.lerobot_arrays import check_arrays, ends_of, join, load_arrays, starts_of
 from embodied_datasets.lerobot_catalog import read_catalog
 from embodied_datasets.lerobot_entries import Entry, Options, info_of
 from embodied_datasets.lerobot_finals import Final
@@ -106,7 +106,7 @@ class LeRobotDataset:
         number = self._selection[index]
         entry = self.all_entries[number]
         columns = {name: values[self._rows(number)] for name, values in self.arrays.items()}
-        terminated, truncated = _ends(entry, columns)
+        terminated, truncated = ends_of(entry, columns)
         extras = self.catalog.layout.extras
         return Episode(
             state=columns["state"],
@@ -247,15 +247,3 @@ class LeRobotDataset:
                 for name in language
             }
         return from_columns(columns, self.catalog.fps)
-
-
-def _ends(entry: Entry, columns: Mapping[str, NDArray[Any]]) -> tuple[bool, bool]:
-    """How the last step ended, as far as that is recorded: `next.done` alone does not tell."""
-    last = {name: bool(values[-1].any()) for name, values in columns.items() if name in _ENDS}
-    truncated = last.get(schema.TRUNCATED, False)
-    done = last.get(schema.DONE, False) and schema.TRUNCATED in last and not truncated
-    terminated = last.get(schema.TERMINATED, done)
-    return entry.flags.get("terminated", terminated), entry.flags.get("truncated", truncated)
-
-
-_ENDS = (schema.DONE, schema.TERMINATED, schema.TRUNCATED)

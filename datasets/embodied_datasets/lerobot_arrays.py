@@ -20,6 +20,8 @@ from embodied_datasets.lerobot_tables import check_budget, read_columns
 
 Arrays = dict[str, NDArray[Any]]
 
+ENDS = (schema.DONE, schema.TERMINATED, schema.TRUNCATED)
+
 
 def starts_of(entries: Sequence[Entry]) -> NDArray[np.int64]:
     """Where each episode's rows start when they lie end to end, and where the last ends."""
@@ -117,6 +119,15 @@ def _action(
     ]
 
 
+def ends_of(entry: Entry, columns: Mapping[str, NDArray[Any]]) -> tuple[bool, bool]:
+    """How the last step ended, as far as that is recorded: `next.done` alone does not tell."""
+    last = {name: bool(values[-1].any()) for name, values in columns.items() if name in ENDS}
+    truncated = last.get(schema.TRUNCATED, False)
+    done = last.get(schema.DONE, False) and schema.TRUNCATED in last and not truncated
+    terminated = last.get(schema.TERMINATED, done)
+    return entry.flags.get("terminated", terminated), entry.flags.get("truncated", truncated)
+
+
 def check_arrays(
     catalog: Catalog, entries: Sequence[Entry], arrays: Arrays, report: Report
 ) -> None:
@@ -136,7 +147,7 @@ def check_arrays(
     blame = Blame(entries, starts, report)
     for name, values in arrays.items():
         if np.issubdtype(values.dtype, np.floating):
-            finite = np.isfinite(values).reshape(len(values), -1).all(1)
+            finite = np.asarray(np.isfinite(values).reshape(len(values), -1).all(1))
             blame("E_DATA_NONFINITE", name, ~finite, "is not finite", "drop or repair the episode")
         elif name in wanted:
             message = f"{name} is out of sequence, so that frames are missing or doubled"

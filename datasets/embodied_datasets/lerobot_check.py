@@ -12,13 +12,12 @@ import numpy as np
 from embodied_datasets import lerobot_schema as schema
 from embodied_datasets.faults import DataError, Fault, Report
 from embodied_datasets.lerobot import LeRobotDataset
-from embodied_datasets.lerobot_arrays import Blame, starts_of
+from embodied_datasets.lerobot_arrays import ENDS, Blame, starts_of
 from embodied_datasets.lerobot_entries import Camera, Entry
 from embodied_datasets.lerobot_surroundings import check_surroundings
 from embodied_datasets.lerobot_video import check_size, check_times, times_of
 
 _REMEDY = "correct fps in info.json, or encode the video again"
-_ENDS = (schema.DONE, schema.TERMINATED, schema.TRUNCATED)
 
 
 def check_lerobot(root: str | Path, report: Report, **options: Any) -> LeRobotDataset | None:
@@ -57,9 +56,9 @@ def _check_ends(data: LeRobotDataset, report: Report) -> None:
     """Looks for marks of an end that are followed by steps without; one that stays on is none."""
     starts = starts_of(data.all_entries)
     blame = Blame(data.all_entries, starts, report)
-    for name in _ENDS:
+    for name in ENDS:
         if name in data.arrays:
-            marks = data.arrays[name].reshape(len(data.arrays[name]), -1).any(1)
+            marks = np.asarray(data.arrays[name].reshape(len(data.arrays[name]), -1).any(1))
             resumed = marks & ~np.append(marks[1:], True)
             resumed[starts[1:] - 1] = False
             message = "marks an end, and the episode goes on"

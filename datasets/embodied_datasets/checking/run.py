@@ -173,7 +173,7 @@ def _with_files(faults: Sequence[Fault], episodes: Episodes) -> list[Fault]:
 
 def _located(path: Path, faults: Sequence[Fault]) -> list[Fault]:
     """Names files relative to the set's folder; of a set in one file, that one for all faults."""
-    if path.is_dir():
+    if not path.is_file():
         return [relative(fault, path) for fault in faults]
     placed = (f if f.file else dataclasses.replace(f, file=path) for f in faults)
     return [relative(fault, path.parent) for fault in placed]
