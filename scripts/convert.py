@@ -7,9 +7,7 @@ command again after an interruption, and it goes on.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 
 def main() -> None:
@@ -28,22 +26,14 @@ def main() -> None:
 
     with clear_errors():
         from embodied_datasets.convert import convert
+        from embodied_datasets.options import read_options
 
-        options = {name: dict(map(option, arguments.pop(name))) for name in ("read", "write")}
+        options = {name: read_options(arguments.pop(name)) for name in ("read", "write")}
         done = convert(**arguments, **options, progress=True)
         kept = f", {done.num_kept} of them from an earlier run" if done.num_kept else ""
         print(f"{done.num_episodes} episodes, {done.num_steps} steps in {done.target}{kept}")
         for loss in done.losses:
             print(f"lost: {loss}")
-
-
-def option(text: str) -> tuple[str, Any]:
-    """The name and value of NAME=VALUE; the value is JSON, or else a string."""
-    name, _, value = text.partition("=")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 if __name__ == "__main__":
