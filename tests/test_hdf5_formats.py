@@ -312,11 +312,11 @@ def test_values_that_are_not_finite_are_reported_where_they_are(
         name = "data/demo_2/actions" if "data" in file else "actions"
         file[name][-1, 0] = np.nan
     episode = 1 if format.name == "robomimic" else 0
-    with pytest.raises(ValueError, match=f"E_DATA_NAN.*episode {episode}.*action"):
+    with pytest.raises(ValueError, match=f"E_DATA_NONFINITE.*episode {episode}.*action"):
         format.open(path)[episode]
     faults: list[Any] = []
     assert np.isnan(format.open(path, report=faults.append)[episode].action).any()
-    assert [fault.code for fault in faults] == ["E_DATA_NAN"]
+    assert [fault.code for fault in faults] == ["E_DATA_NONFINITE"]
 
 
 def test_a_missing_library_is_named_with_what_to_install(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from embodied.structs import Episode, Spec
 from embodied_datasets.checking.commands import main
 from embodied_datasets.checking.normalising import norm_report
 from embodied_datasets.checking.run import inspect_path
+from embodied_datasets.formats import find_sets, open_episodes
 from embodied_datasets.lerobot import LeRobotDataset
 from embodied_datasets.lerobot_writer import LeRobotWriter
 
@@ -95,7 +96,7 @@ def test_exit_codes_tell_clean_from_faulty_from_unreadable(
     (clean / INFO).write_text(json.dumps(info | {"total_frames": 1}))
     capsys.readouterr()
     assert main(["check", "--json", str(clean)]) == 1
-    assert json.loads(capsys.readouterr().out)["codes"]["E_DATA_COUNTS"] == 1
+    assert json.loads(capsys.readouterr().out)["codes"]["E_DATA_TOTALS"] == 1
     assert main(["check", str(clean.parent / "none")]) == 2
 
 
@@ -103,6 +104,83 @@ def test_a_set_is_compared_with_another(clean: Path, capsys: pytest.CaptureFixtu
     other = write(clean.parent / "val", [make_episode(9), make_episode(2)])
     assert main(["check", str(other), "--against", str(clean)]) == 1
     assert "E_DATA_LEAK: episode 1: is episode 2 of" in capsys.readouterr().out
+
+
+# Folders of several sets, and options of readers
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """Two sets, one of them a folder deeper and faulty, beside something else."""
+    write(tmp_path / "all" / "b", [make_episode(0), make_episode(1)])
+    faulty = write(tmp_path / "all" / "a" / "deep", [make_episode(2), make_episode(3)])
+    overwrite(faulty, "action", 5, [0.0, float("nan")])
+    (tmp_path / "all" / "notes.txt").write_text("no data")
+    return tmp_path / "all"
+
+
+def test_all_sets_of_a_folder_are_checked(
+    several: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert find_sets(several) == [several / "a" / "deep", several / "b"]
+    assert main(["check", str(several)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("error: E_DATA_NONFINITE")
+    assert [line for line in said if "episodes," in line] == [
+        f"{several / 'a' / 'deep'} (lerobot): 2 episodes, 60 steps, 1 errors, 0 warnings",
+        f"{several / 'b'} (lerobot): 2 episodes, 60 steps, 0 errors, 0 warnings",
+    ]
+    main(["check", "--json", str(several)])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["exit_code"] == 1
+    assert [each["exit_code"] for each in printed["sets"]] == [1, 0]
+
+
+@pytest.mark.parametrize("command", [["show"], ["norm-report"], ["check", "--fix"]])
+def test_what_works_on_one_set_asks_which(
+    command: list[str], several: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, str(several)]) == 2
+    said = capsys.readouterr().err
+    assert "holds 2 data sets" in said
+    assert "name one" in said
+
+
+def test_a_folder_of_sets_is_not_opened_but_named(several: Path) -> None:
+    with pytest.raises(ValueError, match="holds 2 data sets: a/deep, b; name one"):
+        open_episodes(several)
+
+
+def test_a_folder_without_sets_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("no data")
+    assert main(["check", str(tmp_path)]) == 2
+    assert "nor does anything in it" in capsys.readouterr().out
+
+
+def test_sets_are_not_looked_for_in_hidden_or_deep_folders(clean: Path, tmp_path: Path) -> None:
+    clean.rename(tmp_path / ".hidden")
+    write(tmp_path / "one" / "two" / "three", [make_episode(0)])
+    assert find_sets(tmp_path) == []
+
+
+def test_options_reach_the_reader(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(clean), "--read", 'tasks=["go to 1"]']) == 0
+    assert "2 episodes" in capsys.readouterr().out
+    assert main(["norm-report", str(clean), "--read", 'tasks=["go to 1"]']) == 0
+    page = clean.parent / "page.html"
+    assert main(["show", "-o", str(page), str(clean), "--read", 'tasks=["go to 1"]']) == 0
+    assert "go to 0" not in page.read_text()
+
+
+@pytest.mark.parametrize("command", ["check", "show", "norm-report"])
+def test_an_option_that_the_reader_does_not_take_is_no_fault_of_the_data(
+    command: str, clean: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, str(clean), "--read", "nonsense=1"]) == 2
+    assert "format lerobot" in (said := capsys.readouterr().err)
+    assert "'nonsense'" in said
+    assert main(["check", str(clean), "--read", "nonsense"]) == 2
+    assert "NAME=VALUE" in capsys.readouterr().err
 
 
 # Repairs
@@ -127,7 +205,7 @@ def test_a_repair_drops_what_cannot_be_learned_from_and_numbers_the_rest(
     assert main(["check", "--fix", "--json", str(root)]) == 1
     changes = json.loads(capsys.readouterr().out)["changes"]
     assert changes[:2] == [
-        "episode 0: dropped (E_DATA_NAN)",
+        "episode 0: dropped (E_DATA_NONFINITE)",
         "episode 2: dropped (E_DATA_DUPLICATE)",
     ]
     assert changes[-1].endswith("faults that remain: none")
@@ -186,6 +264,20 @@ def test_a_set_is_normalised_by_its_own_statistics(clean: Path) -> None:
     assert action.low == pytest.approx(-1)
     assert action.high == pytest.approx(1)
     assert action.clipped == 0
+
+
+def test_a_format_without_statistics_is_normalised_by_those_of_the_data(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    state, action = rng.normal(3, 2, (50, 4)), rng.uniform(-5, 5, (50, 2))
+    np.savez(tmp_path / "set.npz", observations=state, actions=action, episode_ends=[20, 50])
+    report = norm_report(
+        tmp_path / "set.npz",
+        format="npz",
+    )
+    assert report.faults == ()
+    assert [row.kind for row in report.rows] == ["zscore", "minmax"]
+    assert (report.rows[1].low, report.rows[1].high) == pytest.approx((-1, 1))
+    assert "computed from the data" in report.as_text()
 
 
 def test_clipped_constant_and_badly_scaled_numbers_are_counted(tmp_path: Path) -> None:

@@ -360,7 +360,7 @@ def _edit(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
         ({"codebase_version": None}, "codebase_version None"),
         ({"fps": 0}, "fps must be a positive number"),
         ({"fps": "ten"}, "fps must be a positive number"),
-        ({"fps": 5}, "timestamp does not fit the rate of 5.0 Hz"),
+        ({"fps": 5}, "E_DATA_RATE"),
         ({"features": []}, "features must be an object"),
         ({"data_path": "../../secret.parquet"}, "leads out of the data set's folder"),
         ({"data_path": "/etc/passwd"}, "leads out of the data set's folder"),
@@ -493,7 +493,7 @@ def _truncate(root: Path, file: str) -> None:
             lambda r: _set_value(r, DATA, "episode_index", 21, 2),
             "episode 3, frame 6, field epis",
         ),
-        (lambda r: _set_value(r, DATA, "timestamp", 6, 0.5), "episode 1, frame 2, field timestamp"),
+        (lambda r: _set_value(r, DATA, "timestamp", 6, 0.5), "episode 1, frame 3, field timestamp"),
         (
             lambda r: _set_value(r, DATA, "task_index", 6, -1),
             "episode 1, frame 2, field task",

@@ -17,7 +17,6 @@ from embodied.structs import Annotation, Episode, Spec
 from embodied_datasets import lerobot_video
 from embodied_datasets.faults import DataError, Fault, refuse
 from embodied_datasets.lerobot_check import check_lerobot
-from embodied_datasets.lerobot_entries import Options
 from embodied_datasets.lerobot_writer import LeRobotWriter
 
 SPEC = Spec(3, 2, (-1.0, -2.0), (1.0, 2.0), 10.0, cameras={"top": (16, 32)})
@@ -57,9 +56,9 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _faults(root: Path, options: Options | None = None) -> list[Fault]:
+def _faults(root: Path, **options: Any) -> list[Fault]:
     found: list[Fault] = []
-    check_lerobot(root, found.append, options=options)
+    check_lerobot(root, found.append, **options)
     return found
 
 
@@ -113,7 +112,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], dict[str, Any]]] = {
     ),
     "uneven time": (
         lambda r: _set(r, DATA, "timestamp", {12: 0.9}),
-        {"code": "E_DATA_TIME", "episode": 2, "frame": 3, "field": "timestamp"},
+        {"code": "E_DATA_TIME_ORDER", "episode": 2, "frame": 4, "field": "timestamp"},
     ),
     "total": (
         lambda r: _edit(r, total_frames=16),
@@ -145,15 +144,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], dict[str, Any]]] = {
     ),
     "fast video": (
         lambda r: lerobot_video.encode(r / VIDEO, _film(15), 20.0),
-        {"code": "E_DATA_FPS", "file": Path(VIDEO), "field": TOP},
+        {"code": "E_DATA_RATE", "file": Path(VIDEO), "field": TOP},
     ),
     "large video": (
         lambda r: lerobot_video.encode(r / VIDEO, np.zeros((15, 32, 32, 3), np.uint8), 10.0),
-        {"code": "E_DATA_VIDEO_SIZE", "file": Path(VIDEO)},
+        {"code": "E_DATA_IMAGE_SIZE", "file": Path(VIDEO)},
     ),
     "no film": (
         lambda r: (r / VIDEO).write_bytes(b"not a video"),
-        {"code": "E_DATA_DAMAGED", "file": Path(VIDEO)},
+        {"code": "E_DATA_UNREADABLE", "file": Path(VIDEO)},
     ),
     "version": (
         lambda r: _edit(r, codebase_version="v9"),
@@ -214,7 +213,7 @@ def test_a_broken_file_does_not_hide_the_others(tmp_path: Path) -> None:
     (root / DATA).write_bytes(b"no table")
     _set(root, "data/chunk-000/file-002.parquet", "action", {3: [NAN, NAN]})
     found = [(fault.code, fault.episode, fault.frame) for fault in _faults(root)]
-    assert found == [("E_DATA_DAMAGED", None, None), ("E_DATA_NONFINITE", 2, 3)]
+    assert found == [("E_DATA_UNREADABLE", None, None), ("E_DATA_NONFINITE", 2, 3)]
 
 
 # Real sets
@@ -225,6 +224,6 @@ def test_the_real_v21_set_lacks_seven_videos_and_nothing_else() -> None:
     root = Path(os.environ.get("EMBODIED_REALDATA", "../shared/data")) / "g1_real_lerobot_v21"
     if not root.exists():
         pytest.skip(f"{root} is not there; name its parent folder in EMBODIED_REALDATA")
-    faults = _faults(root, Options(video_folder="videos_128x96"))
+    faults = _faults(root, video_folder="videos_128x96")
     assert {fault.code for fault in faults} == {"E_DATA_VIDEO_MISSING"}
     assert [fault.episode for fault in faults] == [0, 3, 6, 9, 47, 58, 61]

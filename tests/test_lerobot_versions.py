@@ -22,7 +22,6 @@ from embodied_datasets.formats import open_episodes
 from embodied_datasets.lerobot import LeRobotDataset
 from embodied_datasets.lerobot_check import check_lerobot
 from embodied_datasets.lerobot_columns import feature, to_column
-from embodied_datasets.lerobot_entries import Options
 
 LENGTHS = (4, 6, 5)
 FPS = 10.0
@@ -436,7 +435,7 @@ def test_a_cut_stream_is_named(tmp_path: Path) -> None:
     root = _write_v1(tmp_path / "set")
     path = next((root / "train").iterdir())
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(DataError, match=r"E_DATA_DAMAGED: train/data-00000-of-00001\.arrow"):
+    with pytest.raises(DataError, match=r"E_DATA_UNREADABLE: train/data-00000-of-00001\.arrow"):
         LeRobotDataset(root)
 
 
@@ -476,7 +475,7 @@ def test_real_v1_sets_are_read(name: str, rate_hz: float, sizes: tuple[int, int,
     assert (len(dataset[0]), spec.state_dim, spec.action_dim) == sizes
     assert spec.rate_hz == rate_hz
     faults: list[Fault] = []
-    check_lerobot(root, faults.append, options=Options(action=action))
+    check_lerobot(root, faults.append, action=action)
     assert not faults
 
 

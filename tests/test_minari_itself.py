@@ -69,7 +69,7 @@ def test_minari_loads_our_sets(data_format: str, home: Path) -> None:
     )
     loaded = minari.load_dataset("pick/ours-v0")
     assert (loaded.total_episodes, loaded.total_steps) == (2, 5)
-    assert loaded.observation_space["front"].shape == (6, 5, 3)
+    assert loaded.observation_space["front"].shape == (16, 18, 3)
     np.testing.assert_allclose(loaded.action_space.low, CAMERAS.action_low)
     for episode, wanted in zip(loaded.iterate_episodes(), episodes.values(), strict=True):
         seen = episode.observations

@@ -70,7 +70,7 @@ def show(
     spec: Spec = SPEC,
 ) -> Page:
     """The page about episodes in memory, through the way that files take."""
-    format = SimpleNamespace(name="memory", open=lambda path: Listed(episodes, spec))
+    format = SimpleNamespace(name="memory", open=lambda path, report: Listed(episodes, spec))
     monkeypatch.setattr(run, "find_format", lambda path, name: format)
     output = tmp_path / "page.html"
     size = write_page(tmp_path / "set", output, shown=shown)
@@ -142,7 +142,7 @@ def test_faulty_episodes_are_shown_as_far_as_they_can_be(
     single = make_episode(2, 1)
     page = show([broken, odd, single], tmp_path, monkeypatch)
     assert len(page.named("video")) == 3
-    assert "nan 1 episode 0 frame 4 state" in page.text
+    assert "nonfinite 1 episode 0 frame 4 state" in page.text
 
 
 def test_nothing_to_show_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

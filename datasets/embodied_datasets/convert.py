@@ -11,7 +11,6 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from embodied.structs import Episode, Episodes
 from embodied_datasets.files import move_into_place, read_json, write_json
 from embodied_datasets.formats import Format, Writer, all_formats, find_format
 from embodied_datasets.lazy import Lazy
+from embodied_datasets.options import fitting
 
 _STATE = "conversion.json"
 
@@ -73,7 +73,7 @@ def convert(
     if target.exists():
         raise ValueError(f"{target} exists already; choose another path, or remove it first")
     reader = _format(from_) if from_ is not None else find_format(source)
-    with _fitting_options(reader.name):
+    with fitting(reader.name):
         chosen = Selection(reader.open(source, **(read or {})), episodes, cameras)
     work = target.absolute().parent / f".converting-{target.name}"
     state = _begin(work, chosen, to, options)
@@ -184,21 +184,10 @@ def _format(name: str) -> Format:
     return known[name]
 
 
-@contextmanager
-def _fitting_options(name: str) -> Iterator[None]:
-    """Turns Python's complaint about an unknown option into one for the user."""
-    try:
-        yield
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise ValueError(f"format {name}: {str(error).partition(' ')[2]}") from error
-
-
 def _create(form: Format, path: Path, chosen: Selection, options: Mapping[str, Any]) -> Writer:
     """A writer; if there can be none, nothing is left behind."""
     try:
-        with _fitting_options(form.name):
+        with fitting(form.name):
             return form.create(path, chosen.spec, **options)
     except (ValueError, NotImplementedError, ImportError):
         if [each.name for each in path.parent.iterdir()] == [_STATE]:

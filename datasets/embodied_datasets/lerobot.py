@@ -8,17 +8,16 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embodied.structs import Annotation, Episode, Spec
 from embodied_datasets import lerobot_schema as schema
-from embodied_datasets.faults import refuse
-from embodied_datasets.lerobot_arrays import check_arrays, join, load_arrays, starts_of
+from embodied_datasets.faults import Report, refuse
+from embodied_datasets.lerobot_arrays import check_arrays, ends_of, join, load_arrays, starts_of
 from embodied_datasets.lerobot_catalog import read_catalog
-from embodied_datasets.lerobot_entries import Entry, Options
+from embodied_datasets.lerobot_entries import Entry, Options, info_of
 from embodied_datasets.lerobot_finals import Final
 from embodied_datasets.lerobot_images import Clip, Film, Images, Stills
 from embodied_datasets.lerobot_language import from_columns
@@ -53,6 +52,13 @@ class LeRobotDataset:
             names them in a warning.
         instruction: of all episodes of a set that records none (v1); None takes the folder's name.
         max_bytes: refuses to hold more than this in memory: all numbers, or one episode's images.
+        report: what is done with faults that leave something to be read; others are raised.
+
+    Attributes:
+        catalog: the metadata.
+        arrays: all numbers, by the names that `lerobot_arrays.join` gives them.
+        all_entries: the places and facts of the episodes that the arrays are of.
+        entries: those of the episodes that are offered.
 
     Raises DataError naming file, episode, frame and field where the data is not what it says.
     """
@@ -70,17 +76,19 @@ class LeRobotDataset:
         skip_missing_videos: bool = False,
         instruction: str | None = None,
         max_bytes: int = 8 * 2**30,
+        report: Report = refuse,
     ) -> None:
         self.root = Path(root)
         self._max_bytes = max_bytes
         chosen = None if state is None else tuple(state)
         options = Options(chosen, action, video_folder, instruction)
+        report = schema.reporter(report, self.root)
         with schema.relative_to(self.root):
-            self._catalog = read_catalog(self.root, options)
-            self._entries, arrays = load_arrays(self._catalog, max_bytes, refuse)
-            check_arrays(self._catalog, self._entries, arrays, refuse)
-        self._starts = starts_of(self._entries)
-        self._arrays = join(self._catalog.layout, arrays, self._starts)
+            self.catalog = read_catalog(self.root, options, report)
+            self.all_entries, arrays = load_arrays(self.catalog, max_bytes, report)
+            check_arrays(self.catalog, self.all_entries, arrays, report)
+        self._starts = starts_of(self.all_entries)
+        self.arrays = join(self.catalog.layout, arrays, self._starts)
         self._cameras = self._choose_cameras(cameras)
         self._selection = self._select(only_success, tasks)
         if skip_missing_videos:
@@ -95,10 +103,10 @@ class LeRobotDataset:
 
     def __getitem__(self, index: int) -> Episode:
         number = self._selection[index]
-        entry = self._entries[number]
-        columns = {name: values[self._rows(number)] for name, values in self._arrays.items()}
-        terminated, truncated = _ends(entry, columns)
-        extras = self._catalog.layout.extras
+        entry = self.all_entries[number]
+        columns = {name: values[self._rows(number)] for name, values in self.arrays.items()}
+        terminated, truncated = ends_of(entry, columns)
+        extras = self.catalog.layout.extras
         return Episode(
             state=columns["state"],
             action=columns["action"],
@@ -109,21 +117,29 @@ class LeRobotDataset:
             success=self._success(number),
             terminated=terminated,
             truncated=truncated,
-            info=_info(entry),
+            info=info_of(entry),
             extras={name: columns[name] for name in extras},
             final={} if entry.final is None else Final(self.root, entry.final, self._max_bytes),
             annotations=self._annotations(entry),
         )
 
+    @property
+    def entries(self) -> list[Entry]:
+        return [self.all_entries[i] for i in self._selection]
+
+    def place(self, index: int) -> tuple[int, Path]:
+        """The number in the set, and the file relative to the root, of an episode offered."""
+        entry = self.all_entries[self._selection[index]]
+        return entry.number, entry.file.relative_to(self.root)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all files that the offered episodes come from, and which were chosen."""
-        entries = [self._entries[i] for i in self._selection]
-        files = {*self._catalog.files, *(e.file for e in self._entries if e.file.is_file())}
-        for entry in entries:
+        files = {*self.catalog.files, *(e.file for e in self.all_entries if e.file.is_file())}
+        for entry in self.entries:
             films = (entry.videos[name][0] for name in self._cameras if name in entry.videos)
             files |= {path for path in films if path.is_file()}
-        layout = self._catalog.layout
+        layout = self.catalog.layout
         chosen = [self._selection, self._cameras, layout.state, layout.action]
         digest = hashlib.sha256(json.dumps(chosen).encode())
         for path in sorted(files):
@@ -136,36 +152,36 @@ class LeRobotDataset:
         return slice(int(self._starts[number]), int(self._starts[number + 1]))
 
     def _choose_cameras(self, cameras: Sequence[str] | None) -> list[str]:
-        known = list(self._catalog.layout.cameras)
+        known = list(self.catalog.layout.cameras)
         unknown = sorted(set(cameras or ()) - set(known))
         if unknown:
             raise KeyError(f"{self.root} has no cameras {unknown}; it has {known}")
         return known if cameras is None else list(cameras)
 
     def _make_spec(self) -> Spec:
-        action = self._arrays["action"]
-        low, high = self._catalog.action_bounds or (
-            tuple(action.min(0).tolist()),
-            tuple(action.max(0).tolist()),
+        action = self.arrays["action"]
+        low, high = self.catalog.action_bounds or (
+            tuple(np.fmin.reduce(action).tolist()),  # which pass over NaN
+            tuple(np.fmax.reduce(action).tolist()),
         )
-        layout = self._catalog.layout
-        recorded = self._catalog.state_parts
+        layout = self.catalog.layout
+        recorded = self.catalog.state_parts
         return Spec(
-            state_dim=self._arrays["state"].shape[1],
+            state_dim=self.arrays["state"].shape[1],
             action_dim=action.shape[1],
             action_low=low,
             action_high=high,
-            rate_hz=self._catalog.fps,
+            rate_hz=self.catalog.fps,
             cameras={name: layout.cameras[name].shape for name in self._cameras},
-            render_profile=self._catalog.render_profile,
+            render_profile=self.catalog.render_profile,
             state_parts=layout.state_parts if recorded is None else recorded,
         )
 
     def _select(self, only_success: bool, tasks: Collection[str] | None) -> list[int]:
-        selection = list(range(len(self._entries)))
+        selection = list(range(len(self.all_entries)))
         if tasks is None and not only_success:
             return selection
-        infos = [_info(entry) for entry in self._entries]
+        infos = [info_of(entry) for entry in self.all_entries]
         names = [info.get("task", self._instruction(i)) for i, info in enumerate(infos)]
         unknown = sorted(set(tasks or ()) - set(names))
         if unknown:
@@ -179,12 +195,12 @@ class LeRobotDataset:
         ]
 
     def _skip_missing_videos(self) -> None:
-        missing = [i for i in self._selection if not self._has_videos(self._entries[i])]
+        missing = [i for i in self._selection if not self._has_videos(self.all_entries[i])]
         if len(missing) == len(self._selection):
             message = f"{self.root} has the videos of no episode"
             schema.fail("E_DATA_VIDEO_MISSING", None, message, "name another video_folder")
         if missing:
-            names = ", ".join(str(self._entries[i].number) for i in missing)
+            names = ", ".join(str(self.all_entries[i].number) for i in missing)
             _logger.warning("%s: left out episodes without video: %s", self.root, names)
             self._selection = [i for i in self._selection if i not in set(missing)]
 
@@ -194,19 +210,20 @@ class LeRobotDataset:
         )
 
     def _instruction(self, number: int) -> str:
-        recorded = self._entries[number].instruction
+        recorded = self.all_entries[number].instruction
         if recorded is not None:
             return recorded
-        return self._catalog.tasks[int(self._arrays["task_index"][self._starts[number]])]
+        tasks, task = self.catalog.tasks, int(self.arrays["task_index"][self._starts[number]])
+        return tasks[task] if 0 <= task < len(tasks) else f"task {task}"  # which was reported
 
     def _success(self, number: int) -> bool:
-        found = self._arrays.get(schema.SUCCESS, np.zeros(0, bool))[self._rows(number)]
-        return self._entries[number].flags.get("success", bool(found.any()))
+        found = self.arrays.get(schema.SUCCESS, np.zeros(0, bool))[self._rows(number)]
+        return self.all_entries[number].flags.get("success", bool(found.any()))
 
     def _images(self, entry: Entry, times: NDArray[np.float32]) -> Mapping[str, NDArray[np.uint8]]:
         films: dict[str, Film] = {}
         for name in self._cameras:
-            camera = self._catalog.layout.cameras[name]
+            camera = self.catalog.layout.cameras[name]
             if camera.stills:
                 place = (entry.row, entry.length)
                 films[name] = Stills(entry.file, camera.feature, *place, camera.shape, entry.number)
@@ -217,7 +234,7 @@ class LeRobotDataset:
         return Images(self.root, films, self._max_bytes)
 
     def _annotations(self, entry: Entry) -> tuple[Annotation, ...]:
-        language = self._catalog.layout.language
+        language = self.catalog.layout.language
         if entry.annotations is not None or not language:
             return entry.annotations or ()
         lengths = {schema.PERSISTENT: 1, schema.EVENTS: entry.length}
@@ -228,24 +245,4 @@ class LeRobotDataset:
                 ).to_pylist()
                 for name in language
             }
-        return from_columns(columns, self._catalog.fps)
-
-
-def _info(entry: Entry) -> dict[str, Any]:
-    try:
-        info = json.loads(entry.info)
-    except (ValueError, RecursionError):
-        info = None
-    return info if isinstance(info, dict) else {"info": entry.info}
-
-
-def _ends(entry: Entry, columns: Mapping[str, NDArray[Any]]) -> tuple[bool, bool]:
-    """How the last step ended, as far as that is recorded: `next.done` alone does not tell."""
-    last = {name: bool(values[-1].any()) for name, values in columns.items() if name in _ENDS}
-    truncated = last.get(schema.TRUNCATED, False)
-    done = last.get(schema.DONE, False) and schema.TRUNCATED in last and not truncated
-    terminated = last.get(schema.TERMINATED, done)
-    return entry.flags.get("terminated", terminated), entry.flags.get("truncated", truncated)
-
-
-_ENDS = (schema.DONE, schema.TERMINATED, schema.TRUNCATED)
+        return from_columns(columns, self.catalog.fps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,15 @@ from numpy.typing import NDArray
 
 from embodied_datasets import lerobot_schema as schema
 from embodied_datasets.budget import check_budget
+from embodied_datasets.clock import clock_faults
 from embodied_datasets.faults import DataError, Fault, Report
 from embodied_datasets.lerobot_columns import Feature, is_vector
 from embodied_datasets.lerobot_entries import Catalog, Entry, Layout
 from embodied_datasets.lerobot_tables import read_columns
 
 Arrays = dict[str, NDArray[Any]]
+
+ENDS = (schema.DONE, schema.TERMINATED, schema.TRUNCATED)
 
 
 def starts_of(entries: Sequence[Entry]) -> NDArray[np.int64]:
@@ -30,7 +34,7 @@ def load_arrays(catalog: Catalog, max_bytes: int, report: Report) -> tuple[list[
     """Every column of all data files, joined in the order of the episodes.
 
     Returns them with the episodes that they are of: those of files that cannot be read are
-    reported and left out.
+    reported and left out. Raises DataError if no file can be read.
     """
     columns = catalog.layout.columns
     row_bytes = sum(_row_bytes(feature) for feature in columns.values())
@@ -51,12 +55,13 @@ def load_arrays(catalog: Catalog, max_bytes: int, report: Report) -> tuple[list[
         found += members
         for name in columns:
             parts[name].append(values[name])
-    return found, {name: np.concatenate(each) for name, each in parts.items() if each}
+    if not found:
+        message = f"{catalog.root} holds no episode that can be read"
+        schema.fail("E_DATA_EMPTY", None, message, "fetch its files again")
+    return found, {name: np.concatenate(each) for name, each in parts.items()}
 
 
 def _files(catalog: Catalog) -> Iterator[tuple[Path, list[Entry]]]:
-    if not catalog.entries:
-        schema.fail("E_DATA_EMPTY", None, f"{catalog.root} holds no episode", "record or fetch one")
     seen: set[Path] = set()
     for path, members in itertools.groupby(catalog.entries, key=lambda entry: entry.file):
         if path in seen:
@@ -91,6 +96,19 @@ def join(layout: Layout, arrays: Mapping[str, NDArray[Any]], starts: NDArray[np.
     return joined | {name: arrays[name] for name in others if name in arrays}
 
 
+def part(layout: Layout, joined: Arrays) -> Arrays:
+    """Undoes `join`: what it made of vectors of numbers, each (N, n), by their columns' names."""
+    sizes = [layout.columns[name]["shape"][0] for name in layout.state]
+    columns = np.split(joined["state"], np.cumsum(sizes)[:-1], axis=1) if sizes else []
+    found = dict(zip(layout.state, columns, strict=True))
+    found |= {layout.action: joined["action"]} if layout.action in layout.columns else {}
+    return found | {
+        name: values.reshape(len(values), -1)
+        for name, values in joined.items()
+        if name in layout.columns and len(layout.columns[name]["shape"]) == 1
+    }
+
+
 def _action(
     layout: Layout, arrays: Mapping[str, NDArray[Any]], starts: NDArray[np.int64]
 ) -> NDArray[Any]:
@@ -102,10 +120,23 @@ def _action(
     ]
 
 
+def ends_of(entry: Entry, columns: Mapping[str, NDArray[Any]]) -> tuple[bool, bool]:
+    """How the last step ended, as far as that is recorded: `next.done` alone does not tell."""
+    last = {name: bool(values[-1].any()) for name, values in columns.items() if name in ENDS}
+    truncated = last.get(schema.TRUNCATED, False)
+    done = last.get(schema.DONE, False) and schema.TRUNCATED in last and not truncated
+    terminated = last.get(schema.TERMINATED, done)
+    return entry.flags.get("terminated", terminated), entry.flags.get("truncated", truncated)
+
+
 def check_arrays(
-    catalog: Catalog, entries: Sequence[Entry], arrays: Mapping[str, NDArray[Any]], report: Report
+    catalog: Catalog, entries: Sequence[Entry], arrays: Arrays, report: Report
 ) -> None:
-    """Looks for numbers that are not finite, and for rows that are not where they should be."""
+    """Looks for numbers that are not finite, and for rows that are not where they should be.
+
+    Times that do not fit the rate are replaced by those that do, once they are reported: images
+    would be looked for at them.
+    """
     starts = starts_of(entries)
     lengths = np.diff(starts)
     frame = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
@@ -114,10 +145,10 @@ def check_arrays(
         "episode_index": np.repeat([entry.number for entry in entries], lengths),
         "index": frame + np.repeat([entry.first for entry in entries], lengths),
     }
-    blame = _Blame(entries, starts, report)
+    blame = Blame(entries, starts, report)
     for name, values in arrays.items():
         if np.issubdtype(values.dtype, np.floating):
-            finite = np.isfinite(values).reshape(len(values), -1).all(1)
+            finite = np.asarray(np.isfinite(values).reshape(len(values), -1).all(1))
             blame("E_DATA_NONFINITE", name, ~finite, "is not finite", "drop or repair the episode")
         elif name in wanted:
             message = f"{name} is out of sequence, so that frames are missing or doubled"
@@ -126,12 +157,27 @@ def check_arrays(
         outside = (arrays["task_index"] < 0) | (arrays["task_index"] >= len(catalog.tasks))
         message = "task_index is not in the list of tasks"
         blame("E_DATA_TASK", "task_index", outside, message, "fetch meta/ again")
-    late = np.abs(arrays[schema.TIMESTAMP] - frame / catalog.fps) > 0.5 / catalog.fps
-    message = f"timestamp does not fit the rate of {catalog.fps} Hz"
-    blame("E_DATA_TIME", schema.TIMESTAMP, late, message, "correct fps or the recording")
+    times, due = arrays[schema.TIMESTAMP], frame / catalog.fps
+    late = np.abs(times - due) > 0.5 / catalog.fps
+    for i in np.unique(np.searchsorted(starts, np.flatnonzero(late), side="right") - 1).tolist():
+        rows = slice(int(starts[i]), int(starts[i + 1]))
+        _blame_clock(entries[i], times[rows], late[rows], catalog.fps, report)
+    arrays[schema.TIMESTAMP] = np.where(late | ~np.isfinite(times), due, times).astype(np.float32)
 
 
-class _Blame:
+def _blame_clock(
+    entry: Entry, times: NDArray[Any], late: NDArray[np.bool_], fps: float, report: Report
+) -> None:
+    """Names what is wrong with one episode's times, some of which are `late` or early."""
+    message = f"timestamp does not fit the rate of {fps} Hz"
+    place: dict[str, Any] = {"frame": int(late.argmax()), "count": int(late.sum())}
+    unknown = Fault("E_DATA_TIME", message, "correct fps or the recording", **place)
+    fault = next(clock_faults(times, fps), unknown)
+    place = {"file": entry.file, "episode": entry.number, "field": schema.TIMESTAMP}
+    report(dataclasses.replace(fault, severity="error", **place))
+
+
+class Blame:
     """Reports, for each episode, the first of its frames that are at fault, and their number."""
 
     def __init__(self, entries: Sequence[Entry], starts: NDArray[np.int64], report: Report) -> None:

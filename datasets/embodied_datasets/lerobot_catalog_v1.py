@@ -176,6 +176,6 @@ def _warn_if_cut(root: Path, num_episodes: int) -> None:
     try:
         listed = json.loads(text)["from"]["shape"][0]
     except (ValueError, LookupError, TypeError):
-        fail("E_DATA_DAMAGED", path, "is no whole index of episodes", "fetch it again")
+        fail("E_DATA_UNREADABLE", path, "is no whole index of episodes", "fetch it again")
     if listed != num_episodes:
         _logger.warning("%s lists %s episodes, rows are of %s", path, listed, num_episodes)

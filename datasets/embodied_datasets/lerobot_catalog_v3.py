@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pyarrow as pa
 
 from embodied_datasets import lerobot_info as header
 from embodied_datasets import lerobot_schema as schema
-from embodied_datasets.faults import Fault, Report
+from embodied_datasets.faults import DataError, Fault, Report
 from embodied_datasets.files import inside
 from embodied_datasets.lerobot_entries import Camera, Catalog, Entry, Layout, Options
 from embodied_datasets.lerobot_layout import make_layout
@@ -125,7 +127,8 @@ class _Entries:
                     break  # the writer was interrupted between this row and info.json
                 self._check_row(path, row, len(entries), frames)
                 final = (path, i) if has_final else None
-                entries.append(self._entry(row, len(entries), frames, final))
+                with self._placed(len(entries)):
+                    entries.append(self._entry(row, len(entries), frames, final))
                 frames += row["length"]
         info_path = self._root / schema.INFO_PATH
         where = "meta/episodes"
@@ -174,6 +177,16 @@ class _Entries:
             videos=videos,
             final=final,
         )
+
+    @contextmanager
+    def _placed(self, episode: int) -> Iterator[None]:
+        """Lets refused paths name the file that their templates stand in, and the episode."""
+        try:
+            yield
+        except DataError as error:
+            file = self._root / schema.INFO_PATH
+            fault = dataclasses.replace(error.fault, file=file, episode=episode)
+            raise DataError(fault) from error
 
     def _locate(self, template: str, row: Mapping[str, Any], prefix: str, **values: str) -> Path:
         places = {name: row[f"{prefix}/{name}"] for name in _PLACES}

@@ -5,78 +5,78 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from embodied_datasets import lerobot_schema as schema
 from embodied_datasets.faults import DataError, Fault, Report
-from embodied_datasets.lerobot_arrays import check_arrays, load_arrays
-from embodied_datasets.lerobot_catalog import read_catalog
-from embodied_datasets.lerobot_entries import Camera, Catalog, Entry, Options
-from embodied_datasets.lerobot_images import Clip, Stills
+from embodied_datasets.lerobot import LeRobotDataset
+from embodied_datasets.lerobot_arrays import ENDS, Blame, starts_of
+from embodied_datasets.lerobot_entries import Camera, Entry
+from embodied_datasets.lerobot_surroundings import check_surroundings
 from embodied_datasets.lerobot_video import check_size, check_times, times_of
 
 _REMEDY = "correct fps in info.json, or encode the video again"
 
 
-def check_lerobot(
-    root: str | Path,
-    report: Report,
-    *,
-    options: Options | None = None,
-    max_bytes: int = 8 * 2**30,
-) -> None:
-    """Goes through metadata, rows and images, and reports every fault.
+def check_lerobot(root: str | Path, report: Report, **options: Any) -> LeRobotDataset | None:
+    """Goes through metadata, rows and videos, and reports every fault.
 
-    Of a video the times of all frames are looked at, and its first frame is decoded; images that
-    lie in the rows are all decoded.
+    Images are not decoded: whoever looks at those of the episodes that are returned does so.
 
     Args:
-        options: what the set would be read with.
+        options: what `LeRobotDataset` takes.
+
+    Returns the episodes that can be read, whose arrays are as they were found; None without any.
     """
     root = Path(root)
-    report = schema.reporter(report, root)
+    found: list[Fault] = []
+
+    def note(fault: Fault) -> None:
+        found.append(fault)
+        report(schema.relative(fault, root))
+
     try:
-        catalog = read_catalog(root, options or Options(), report)
-        entries, arrays = load_arrays(catalog, max_bytes, report)
+        data = LeRobotDataset(root, report=note, **options)
     except DataError as error:
-        report(error.fault)
-        return
-    if arrays:
-        check_arrays(catalog, entries, arrays, report)
-    for name, camera in catalog.layout.cameras.items():
-        if camera.stills:
-            _check_stills(camera, entries, report, max_bytes)
-        else:
-            _check_videos(catalog, name, camera, report, max_bytes)
+        if not found or error.fault.code != "E_DATA_EMPTY":  # else the causes were told
+            note(error.fault)
+        return None
+    _check_ends(data, note)
+    if schema.is_final(root):
+        check_surroundings(data, options.get("video_folder") or "videos", note)
+    for name in data.spec.cameras:
+        if not data.catalog.layout.cameras[name].stills:
+            _check_videos(data, name, note)
+    return data
 
 
-def _check_stills(camera: Camera, entries: list[Entry], report: Report, max_bytes: int) -> None:
-    for entry in entries:
-        place = (entry.row, entry.length)
-        stills = Stills(entry.file, camera.feature, *place, camera.shape, entry.number)
-        try:
-            stills.read(max_bytes)
-        except DataError as error:
-            report(error.fault)
+def _check_ends(data: LeRobotDataset, report: Report) -> None:
+    """Looks for marks of an end that are followed by steps without; one that stays on is none."""
+    starts = starts_of(data.all_entries)
+    blame = Blame(data.all_entries, starts, report)
+    for name in ENDS:
+        if name in data.arrays:
+            marks = np.asarray(data.arrays[name].reshape(len(data.arrays[name]), -1).any(1))
+            resumed = marks & ~np.append(marks[1:], True)
+            resumed[starts[1:] - 1] = False
+            message = "marks an end, and the episode goes on"
+            blame("E_DATA_DONE_EARLY", name, resumed, message, "split it there, or clear the mark")
 
 
-def _check_videos(
-    catalog: Catalog, name: str, camera: Camera, report: Report, max_bytes: int
-) -> None:
+def _check_videos(data: LeRobotDataset, name: str, report: Report) -> None:
+    camera, fps = data.catalog.layout.cameras[name], data.catalog.fps
     files: dict[Path, list[Entry]] = {}
-    for entry in catalog.entries:
+    for entry in data.entries:
         files.setdefault(entry.videos[name][0], []).append(entry)
     for path, members in files.items():
         starts = {entry.number: entry.videos[name][1] for entry in members}
-        first = members[0].number
         try:
-            _check_video(catalog.fps, path, members, starts, camera, report)
-            clip = Clip(path, np.array([starts[first]]), camera.shape, catalog.fps, first)
-            clip.read(max_bytes)
+            _check_video(fps, path, members, starts, camera, report)
         except DataError as error:
             fault = dataclasses.replace(error.fault, field=camera.feature, count=len(members))
-            report(dataclasses.replace(fault, episode=first))
+            report(dataclasses.replace(fault, episode=members[0].number))
 
 
 def _check_video(
@@ -92,7 +92,7 @@ def _check_video(
     rate = 1 / float(np.median(np.diff(shown))) if len(shown) > 1 else fps
     if abs(rate - fps) > 0.01 * fps:
         message = f"shows {rate:.4g} frames a second, info.json says {fps}"
-        report(Fault("E_DATA_FPS", message, _REMEDY, file=path, field=camera.feature))
+        report(Fault("E_DATA_RATE", message, _REMEDY, file=path, field=camera.feature))
         return
     for entry in members:
         times = starts[entry.number] + np.arange(entry.length) / fps

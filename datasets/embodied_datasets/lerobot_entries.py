@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from embodied.structs import Annotation
 from embodied_datasets.lerobot_columns import Feature
@@ -119,3 +121,12 @@ class Catalog:
     action_bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     render_profile: str | None = None
     state_parts: Mapping[str, int] | None = None
+
+
+def info_of(entry: Entry) -> dict[str, Any]:
+    """`Episode.info`."""
+    try:
+        info = json.loads(entry.info)
+    except (ValueError, RecursionError):
+        info = None
+    return info if isinstance(info, dict) else {"info": entry.info}

@@ -38,7 +38,7 @@ def decode_final(path: Path, text: str) -> dict[str, NDArray[Any]]:
         return {name: _decode(each) for name, each in json.loads(text or "{}").items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         message = f"holds a last observation that is no array ({error})"
-        fail("E_DATA_DAMAGED", path, message, "fetch or record it again", field="final")
+        fail("E_DATA_UNREADABLE", path, message, "fetch or record it again", field="final")
 
 
 def _decode(value: Mapping[str, Any]) -> NDArray[Any]:

@@ -28,7 +28,7 @@ def read_facts(path: Path) -> tuple[dict[str, Any], int]:
         facts = json.loads(parquet.schema_arrow.metadata[schema.METADATA_KEY])
     except (TypeError, KeyError, ValueError) as error:
         message = f"was not written by this recorder ({error!r})"
-        schema.fail("E_DATA_DAMAGED", path, message, "remove it or record it again")
+        schema.fail("E_DATA_UNREADABLE", path, message, "remove it or record it again")
     return facts, parquet.metadata.num_rows
 
 

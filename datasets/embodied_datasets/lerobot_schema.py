@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from embodied_datasets.faults import DataError, Fault, Report
-from embodied_datasets.files import inside as inside  # for `checking`
-from embodied_datasets.files import read_json as read_json
-from embodied_datasets.files import write_atomically as write_atomically
-from embodied_datasets.files import write_json as write_json
+from embodied_datasets.files import read_json
 
 CODEBASE_VERSION = "v3.0"
 INFO_PATH = "meta/info.json"

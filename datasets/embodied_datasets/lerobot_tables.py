@@ -19,8 +19,18 @@ from embodied_datasets.lerobot_schema import fail
 
 _MAX_ROWS = 10**6
 _MAX_BYTES = 2**30
+_SMALL, _MAX_RATIO = 64 * 2**20, 500
+"""Larger tables of numbers that are denser than this were made to fill the memory."""
 _NUMBERS = {"FLOAT", "DOUBLE", "INT32", "INT64", "BOOLEAN", "FIXED_LEN_BYTE_ARRAY"}
 _FETCH = "fetch it again"
+
+
+def _refuse_bomb(path: Path, size: int) -> None:
+    """Raises DataError if a file unpacks to more than files with something in them do."""
+    stored = path.stat().st_size
+    if size > _SMALL and size > _MAX_RATIO * stored:
+        message = f"unpacks {stored} bytes to {size}, so that hardly anything can be in it"
+        fail("E_DATA_BUDGET", path, message, "fetch it again, or drop it")
 
 
 def open_table(path: Path, strings: Sequence[str] = ()) -> Any:
@@ -32,7 +42,7 @@ def open_table(path: Path, strings: Sequence[str] = ()) -> Any:
         return pq.ParquetFile(path, read_dictionary=list(strings))
     except (pa.ArrowException, OSError) as error:
         message = f"is damaged or was never finished ({error})"
-        fail("E_DATA_DAMAGED", path, message, "fetch or record it again")
+        fail("E_DATA_UNREADABLE", path, message, "fetch or record it again")
 
 
 def read_table(path: Path, columns: Sequence[str], strings: Sequence[str]) -> Any:
@@ -114,7 +124,7 @@ def _read_parquet(
     try:
         return parquet.read(list(features))
     except (pa.ArrowException, OSError) as error:
-        fail("E_DATA_DAMAGED", path, f"is damaged ({error})", "fetch or record it again")
+        fail("E_DATA_UNREADABLE", path, f"is damaged ({error})", "fetch or record it again")
 
 
 def _check_sizes(
@@ -140,6 +150,10 @@ def _check_sizes(
             remedy = "correct info.json or fetch the file again"
             fail("E_DATA_SHAPE", path, message, remedy, field=name)
     check_budget(path, size, max_bytes)
+    widths = (
+        math.prod(each["shape"]) * np.dtype(each["dtype"]).itemsize for each in features.values()
+    )
+    _refuse_bomb(path, metadata.num_rows * sum(widths))
 
 
 def _refuse_column(path: Path, name: str) -> None:
@@ -169,7 +183,7 @@ def read_slice(path: Path, column: str, start: int, length: int, max_bytes: int)
     try:
         table = parquet.read_row_groups(groups, [column])
     except (pa.ArrowException, OSError) as error:
-        fail("E_DATA_DAMAGED", path, f"is damaged ({error})", "fetch or record it again")
+        fail("E_DATA_UNREADABLE", path, f"is damaged ({error})", "fetch or record it again")
     return table[column].slice(start - int(ends[groups[0]] - sizes[groups[0]]), length)
 
 
@@ -188,7 +202,7 @@ def read_arrow(folder: Path) -> Any:
             table.validate(full=True)
         except (pa.ArrowException, OSError, struct.error) as error:
             message = f"is no whole Arrow stream ({error})"
-            fail("E_DATA_DAMAGED", path, message, _FETCH)
+            fail("E_DATA_UNREADABLE", path, message, _FETCH)
         tables.append(table)
     if not tables:
         fail("E_DATA_MISSING", folder, "holds no .arrow file", _FETCH)

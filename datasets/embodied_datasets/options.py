@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+
+class UnknownOption(ValueError):
+    """A format's reader or writer does not take an option."""
 
 
 def read_options(items: Sequence[str]) -> dict[str, Any]:
@@ -23,3 +28,14 @@ def _read(item: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+@contextmanager
+def fitting(format: str) -> Iterator[None]:
+    """Turns Python's complaint about an unknown option into an UnknownOption."""
+    try:
+        yield
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise UnknownOption(f"format {format}: {str(error).partition(' ')[2]}") from error

@@ -37,21 +37,18 @@ def check_finite(report: Report, place: Fault, arrays: Mapping[str, Array]) -> N
     for name, values in arrays.items():
         if values.dtype.kind != "f" or np.isfinite(values).all():
             continue
-        nan = np.isnan(values).reshape(len(values), -1).any(1)
-        infinite = np.isinf(values).reshape(len(values), -1).any(1)
-        for code, what, rows in (("NAN", "NaN", nan), ("INF", "infinite", infinite)):
-            if rows.any():
-                report(
-                    dataclasses.replace(
-                        place,
-                        code=f"E_DATA_{code}",
-                        message=f"is {what} in {rows.sum()} frames",
-                        remedy="drop or repair the episode",
-                        frame=int(rows.argmax()),
-                        field=name,
-                        count=int(rows.sum()),
-                    )
-                )
+        bad = ~np.isfinite(values).reshape(len(values), -1).all(1)
+        report(
+            dataclasses.replace(
+                place,
+                code="E_DATA_NONFINITE",
+                message=f"is not finite in {bad.sum()} frames",
+                remedy="drop or repair the episode",
+                frame=int(bad.argmax()),
+                field=name,
+                count=int(bad.sum()),
+            )
+        )
 
 
 class Bounds:

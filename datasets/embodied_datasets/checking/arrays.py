@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from embodied.structs import Episode, Spec
-from embodied_datasets.checking.common import Array, Faults, columns
+from embodied_datasets.checking.common import Faults, columns
 from embodied_datasets.faults import Fault
 
 _FLOATS = ("state", "action", "reward", "expert_action")
@@ -60,28 +58,18 @@ def wrong_types(index: int, episode: Episode, spec: Spec) -> Faults:
             )
 
 
-def not_a_number(index: int, episode: Episode, spec: Spec) -> Faults:
-    yield from _bad_numbers(index, episode, "E_DATA_NAN", "NaN", np.isnan)
-
-
-def infinite(index: int, episode: Episode, spec: Spec) -> Faults:
-    yield from _bad_numbers(index, episode, "E_DATA_INF", "infinite", np.isinf)
-
-
-def _bad_numbers(
-    index: int, episode: Episode, code: str, word: str, is_bad: Callable[[Array], Array]
-) -> Faults:
+def not_finite(index: int, episode: Episode, spec: Spec) -> Faults:
     for name, values in columns(episode).items():
         if values.dtype.kind != "f" or not values.size or not values.ndim:
             continue
-        bad = is_bad(values).reshape(len(values), -1)
+        bad = ~np.isfinite(values).reshape(len(values), -1)
         frames = bad.any(1)
         if frames.any():
             dims = np.flatnonzero(bad.any(0)).tolist()
             where = f" in dimensions {dims[:6]}" if bad.shape[1] > 1 else ""
             yield Fault(
-                code,
-                f"is {word}{where}",
+                "E_DATA_NONFINITE",
+                f"is NaN or infinite{where}",
                 "drop the episode (--fix does) or repair it",
                 episode=index,
                 frame=int(frames.argmax()),

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from embodied_datasets.checking.against import compare
 from embodied_datasets.checking.run import Inspection, inspect_path
 from embodied_datasets.faults import Fault
+from embodied_datasets.formats import find_sets
+from embodied_datasets.options import read_options
 
 _NAMED = 3  # faults printed of each code; --json lists all
 
@@ -28,6 +30,7 @@ def main(arguments: Sequence[str] | None = None, *, read_policy: ReadPolicy | No
     options = _parser().parse_args(arguments)
     options.read_policy = read_policy
     try:
+        options.read = {"format": options.format} | read_options(options.read)
         code: int = options.run(options)
     except (ValueError, OSError, LookupError, ImportError, RuntimeError) as error:
         print(f"inspect: {error}", file=sys.stderr)
@@ -59,25 +62,41 @@ def _parser() -> argparse.ArgumentParser:
     norm.add_argument("--checkpoint", type=Path, metavar="RUN", help="a run, or a checkpoint of it")
     norm.add_argument("--json", action="store_true", help="print the figures as JSON")
     for command in (check, show, norm):
+        read = "options of the format's reader, such as rate_hz=20"
+        command.add_argument("--read", nargs="*", default=[], metavar="NAME=VALUE", help=read)
         command.add_argument("path", type=Path, metavar="PATH", help="the data set")
         command.add_argument("--format", metavar="F", help="its format, where it is not recognised")
     return parser
 
 
 def _check(options: argparse.Namespace) -> int:
-    inspection = inspect_path(options.path, format=options.format)
-    beside = [inspect_path(path, format=options.format) for path in options.against]
+    """Checks the set, or those in the folder; the exit code is the worst."""
+    named = options.format is not None or not options.path.is_dir()
+    sets = [options.path] if named else find_sets(options.path) or [options.path]
+    if options.fix and len(sets) > 1:
+        raise ValueError(
+            f"--fix repairs one set, {options.path} holds {len(sets)} data sets; name one"
+        )
+    beside = [inspect_path(path, **options.read) for path in options.against]
+    plain = [_check_one(options, path, beside) for path in sets]
+    worst: int = max(each["exit_code"] for each in plain)
+    if options.json:
+        whole = {"path": str(options.path), "exit_code": worst, "sets": plain}
+        print(json.dumps(whole if sets != [options.path] else plain[0], indent=1))
+    return worst
+
+
+def _check_one(
+    options: argparse.Namespace, path: Path, beside: Sequence[Inspection]
+) -> dict[str, Any]:
+    """The outcome for machines; people read it unless they asked for that."""
+    inspection = inspect_path(path, **options.read)
     faults = [*inspection.faults, *(f for other in beside for f in compare(inspection, other))]
     inspection = dataclasses.replace(inspection, faults=faults)
     changes = _fix(options, inspection) if options.fix else []
-    if options.json:
-        plain = inspection.as_json(strict=options.strict) | {"changes": changes}
-        print(json.dumps(plain, indent=1))
-    else:
-        print(as_text(inspection))
-        for change in changes:
-            print(f"fixed: {change}")
-    return inspection.exit_code(strict=options.strict)
+    if not options.json:
+        print("\n".join([as_text(inspection), *(f"fixed: {change}" for change in changes)]))
+    return inspection.as_json(strict=options.strict) | {"changes": changes}
 
 
 def _fix(options: argparse.Namespace, inspection: Inspection) -> list[str]:
@@ -108,7 +127,7 @@ def as_text(inspection: Inspection) -> str:
 def _show(options: argparse.Namespace) -> int:
     from embodied_datasets.checking.page import write_page
 
-    size = write_page(options.path, options.output, format=options.format, shown=options.episodes)
+    size = write_page(options.path, options.output, shown=options.episodes, **options.read)
     print(f"{options.output} ({size / 2**20:.1f} MB)")
     return 0
 
@@ -121,6 +140,6 @@ def _norm_report(options: argparse.Namespace) -> int:
         if options.read_policy is None:
             raise ValueError("--checkpoint needs scripts/inspect.py, which knows how to read it")
         tensors = options.read_policy(options.checkpoint)
-    report = norm_report(options.path, format=options.format, tensors=tensors)
+    report = norm_report(options.path, tensors=tensors, **options.read)
     print(json.dumps(report.as_json(), indent=1) if options.json else report.as_text())
     return 1 if report.faults else 0

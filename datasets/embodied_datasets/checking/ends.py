@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 
 from embodied.structs import Episode, Spec
-from embodied_datasets.checking.clock import clock_faults
 from embodied_datasets.checking.common import Array, Faults
+from embodied_datasets.clock import clock_faults
 from embodied_datasets.faults import Fault
 
 _TERMINATED = ("terminated", "terminations", "terminals", "is_terminal", "next.terminated")

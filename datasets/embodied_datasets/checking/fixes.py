@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,24 @@ import numpy as np
 
 from embodied.structs import Episode, Episodes
 from embodied_datasets import lerobot_schema, lerobot_stats
-from embodied_datasets.checking.lerobot_files import RawSet, read_raw
-from embodied_datasets.checking.lerobot_rows import RawRows
-from embodied_datasets.checking.run import Inspection, inspect_path
-from embodied_datasets.faults import Fault
+from embodied_datasets.checking.run import Inspection, inspect_path, place_of
+from embodied_datasets.files import read_json, write_json
 from embodied_datasets.formats import find_format
+from embodied_datasets.lerobot import LeRobotDataset
+from embodied_datasets.lerobot_surroundings import statistics
 
-DROPPED = ("E_DATA_EMPTY_EPISODE", "E_DATA_NAN", "E_DATA_INF", "E_DATA_DUPLICATE")
+DROPPED = ("E_DATA_EMPTY_EPISODE", "E_DATA_NONFINITE", "E_DATA_DUPLICATE")
 """Faults whose episodes are left out."""
-RENUMBERED = ("E_DATA_INDEX", "E_DATA_TIME_ORDER", "E_DATA_TIME_UNIT", "E_DATA_DTYPE")
+RENUMBERED = (
+    "E_DATA_LISTING",
+    "E_DATA_ORDER",
+    "E_DATA_TIME_ORDER",
+    "E_DATA_TIME_UNIT",
+    "E_DATA_DTYPE",
+)
 """Faults that are gone once the episodes are written anew, with times from the rate."""
-RECOUNTED = ("E_DATA_COUNTS", "E_DATA_STATS")
+RECOUNTED = ("E_DATA_TOTALS", "E_DATA_STATS")
 """Faults of LeRobot's metadata alone, as long as there are no others."""
-_OWN = ("next.done", "next.success")  # the writer's own columns
 
 
 def repair(inspection: Inspection, target: Path | None, *, in_place: bool = False) -> list[str]:
@@ -65,45 +69,34 @@ def repair(inspection: Inspection, target: Path | None, *, in_place: bool = Fals
 
 
 def _write(inspection: Inspection, staging: Path) -> list[str]:
-    raw = read_raw(inspection.path, _ignore) if inspection.format == "lerobot" else None
     fixable = {f.code for f in inspection.faults} & {*DROPPED, *RENUMBERED, *RECOUNTED}
-    if raw is not None and fixable <= set(RECOUNTED) and _agrees(inspection):
-        return _recount(raw, staging)
-    episodes: Episodes
-    if raw is not None:
-        rows = RawRows(raw, _ignore)
-        episodes, numbers = rows, [entry.index for entry in rows.entries]
-    else:
-        episodes = find_format(inspection.path, inspection.format).open(inspection.path)
-        numbers = list(range(len(episodes)))
-    return _rewrite(inspection, episodes, numbers, staging)
+    source = inspection.source
+    assert source is not None
+    if isinstance(source, LeRobotDataset) and fixable <= set(RECOUNTED):
+        return _recount(source, staging)
+    return _rewrite(inspection, source, staging)
 
 
-def _agrees(inspection: Inspection) -> bool:
-    """Whether the counts that are wrong are those of the header alone, not of a data file."""
-    header = Path(lerobot_schema.INFO_PATH)
-    return all(f.file == header for f in inspection.faults if f.code == "E_DATA_COUNTS")
-
-
-def _recount(raw: RawSet, staging: Path) -> list[str]:
+def _recount(source: LeRobotDataset, staging: Path) -> list[str]:
     """A copy of all files, with the header's counts and the statistics of numbers made anew."""
-    shutil.copytree(raw.root, staging)
-    rows = RawRows(raw, _ignore)
-    info: dict[str, Any] = dict(raw.info)
+    shutil.copytree(source.root, staging)
+    entries = source.catalog.entries
+    info = read_json(source.root / lerobot_schema.INFO_PATH)
     counts: dict[str, Any] = {
-        "total_episodes": len(raw.episodes),
-        "total_frames": sum(episode.length for episode in raw.episodes),
-        "total_tasks": len(raw.tasks),
-        "splits": {"train": f"0:{len(raw.episodes)}"},
+        "total_episodes": len(entries),
+        "total_frames": sum(entry.length for entry in entries),
+        "total_tasks": len(source.catalog.tasks),
+        "splits": {"train": f"0:{len(entries)}"},
     }
-    if _splits_fit(info.get("splits"), len(raw.episodes)):
+    if _splits_fit(info.get("splits"), len(entries)):
         counts.pop("splits")
     changes = [f"{k}: {info.get(k)} -> {v}" for k, v in counts.items() if info.get(k) != v]
-    lerobot_schema.write_json(staging / lerobot_schema.INFO_PATH, info | counts)
+    write_json(staging / lerobot_schema.INFO_PATH, info | counts)
+    if info.get("codebase_version") != lerobot_schema.CODEBASE_VERSION:
+        return changes  # older sets keep other statistics
     path = staging / lerobot_schema.STATS_PATH
-    stored = _read_stats(path)
-    fresh = {name: _plain(lerobot_stats.array_stats(v)) for name, v in rows.joined().items()}
-    lerobot_schema.write_json(path, stored | fresh)
+    fresh = {name: _plain(stats) for name, stats in statistics(source).items()}
+    write_json(path, _read_stats(path) | fresh)
     return [*changes, f"{lerobot_schema.STATS_PATH}: computed anew for {', '.join(fresh)}"]
 
 
@@ -114,7 +107,7 @@ def _splits_fit(splits: Any, num_episodes: int) -> bool:
 
 def _read_stats(path: Path) -> dict[str, Any]:
     try:
-        return lerobot_schema.read_json(path)
+        return read_json(path)
     except (OSError, ValueError):
         return {}
 
@@ -123,15 +116,14 @@ def _plain(stats: lerobot_stats.Stats) -> dict[str, Any]:
     return {name: values.tolist() for name, values in stats.items()}
 
 
-def _rewrite(
-    inspection: Inspection, episodes: Episodes, numbers: Sequence[int], staging: Path
-) -> list[str]:
+def _rewrite(inspection: Inspection, episodes: Episodes, staging: Path) -> list[str]:
     """Every episode that is worth keeping, through the format's writer."""
     reasons: dict[int, list[str]] = defaultdict(list)
     for fault in inspection.faults:
         if fault.code in DROPPED and fault.episode is not None:
             reasons[fault.episode].append(fault.code)
     known = find_format(inspection.path, inspection.format)
+    numbers = [place_of(episodes, i)[0] for i in range(len(episodes))]
     kept = [(i, n) for i, n in enumerate(numbers) if n not in reasons]
     if not kept:
         raise ValueError(f"{inspection.path}: no episode would remain; record them again")
@@ -152,12 +144,11 @@ def _rewrite(
 
 
 def _sound(episode: Episode) -> Episode:
-    """The episode with its numbers as float32, and without columns that its writer makes."""
+    """The episode with its numbers as float32."""
     return dataclasses.replace(
         episode,
         state=np.asarray(episode.state, np.float32),
         action=np.asarray(episode.action, np.float32),
-        extras={name: x for name, x in episode.extras.items() if name not in _OWN},
         reward=_float32(episode.reward),
         expert_action=_float32(episode.expert_action),
     )
@@ -165,7 +156,3 @@ def _sound(episode: Episode) -> Episode:
 
 def _float32(values: Any) -> Any:
     return None if values is None else np.asarray(values, np.float32)
-
-
-def _ignore(fault: Fault) -> None:
-    """Faults were reported when the set was inspected."""

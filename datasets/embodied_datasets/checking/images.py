@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -50,10 +51,9 @@ def images(index: int, episode: Episode, spec: Spec) -> Faults:
 
 def _undecodable(index: int, field: str, error: Exception) -> Fault:
     if isinstance(error, DataError):
-        return error.fault
-    short = "shorter than its table" in str(error)
+        return dataclasses.replace(error.fault, episode=index, field=error.fault.field or field)
     return Fault(
-        "E_DATA_VIDEO_SHORT" if short else "E_DATA_FILE_DAMAGED",
+        "E_DATA_UNREADABLE",
         str(error).partition(";")[0],
         "fetch or record it again",
         episode=index,

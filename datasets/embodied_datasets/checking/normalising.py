@@ -1,7 +1,8 @@
 """What a normaliser makes of a data set: what is clipped, constant, far off, or has no statistics.
 
 Without a checkpoint the statistics are the set's own, `meta/stats.json`, as LeRobot's policies use
-them: mean and standard deviation for states, extremes for actions. With one they are the policy's.
+them: mean and standard deviation for states, extremes for actions. Those of formats that store none
+are computed from the data. With a checkpoint they are the policy's.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from embodied.structs import Episodes
 from embodied_datasets import lerobot_schema
 from embodied_datasets.checking.common import is_table, listed, rows
 from embodied_datasets.faults import Fault
+from embodied_datasets.files import read_json
 from embodied_datasets.formats import open_episodes
 
 Floats = NDArray[np.float64]
@@ -107,23 +109,26 @@ def norm_report(
     *,
     format: str | None = None,
     tensors: Mapping[str, NDArray[Any]] | None = None,
+    **options: Any,
 ) -> NormReport:
     """States and actions of the set at `path` after normalisation.
 
     Args:
-        tensors: the state dict of a policy; None takes the statistics in the set itself.
+        tensors: the state dict of a policy; None takes the statistics in the set itself, or else
+            computes them.
+        options: what the format's reader takes.
     """
-    episodes = open_episodes(path, format=format)
+    episodes = open_episodes(path, format=format, **options)
+    values = {field: _gather(episodes, field) for field in ("state", "action")}
     if tensors is not None:
         transforms = _of_policy(tensors, episodes.spec.state_dim, episodes.spec.action_dim)
     else:
-        transforms = _of_set(path)
+        transforms = _of_set(path) if _stores_statistics(path) else _of_data(values)
     found, faults = [], []
-    for field in ("state", "action"):
-        values = _gather(episodes, field)
+    for field, table in values.items():
         matching = transforms.get(field, [])
-        found += [_row(field, each, values) for each in matching if len(each.a) == values.shape[1]]
-        faults += list(_judge(field, matching, values))
+        found += [_row(field, each, table) for each in matching if len(each.a) == table.shape[1]]
+        faults += list(_judge(field, matching, table))
     return NormReport(path, tuple(found), tuple(faults))
 
 
@@ -174,10 +179,29 @@ def _judge(field: str, transforms: list[Transform], values: Floats) -> Iterator[
                 )
 
 
+def _stores_statistics(path: Path) -> bool:
+    """Whether a set is of the one format that has a place for them."""
+    header = path / lerobot_schema.INFO_PATH
+    if not header.is_file():
+        return False
+    version = read_json(header).get("codebase_version")
+    return version == lerobot_schema.CODEBASE_VERSION
+
+
+def _of_data(values: Mapping[str, Floats]) -> dict[str, list[Transform]]:
+    """What a policy would fit to the data themselves."""
+    state, action = values["state"], values["action"]
+    key = "computed from the data, as none are stored"
+    return {
+        "state": [Transform(key, "zscore", state.mean(0), state.std(0))],
+        "action": [Transform(key, "minmax", action.min(0), action.max(0))],
+    }
+
+
 def _of_set(path: Path) -> dict[str, list[Transform]]:
     """Of a LeRobot folder's own statistics; empty where there are none."""
     file = path / lerobot_schema.STATS_PATH
-    stored = lerobot_schema.read_json(file) if file.is_file() else {}
+    stored = read_json(file) if file.is_file() else {}
     wanted = {
         "state": (lerobot_schema.STATE, "zscore", ("mean", "std")),
         "action": (lerobot_schema.ACTION, "minmax", ("min", "max")),

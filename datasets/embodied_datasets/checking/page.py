@@ -14,12 +14,12 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from embodied.structs import Annotation, Episode, Spec
-from embodied_datasets import lerobot_schema
 from embodied_datasets.checking import quality, svg
 from embodied_datasets.checking.common import is_table, rows
 from embodied_datasets.checking.film import data_uri
 from embodied_datasets.checking.run import READ_ERRORS, Inspection, inspect_path
 from embodied_datasets.checking.summary import Summary, near_pairs
+from embodied_datasets.files import write_atomically
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 _MAX_DIMS = 12  # histograms of each table
@@ -56,26 +56,29 @@ class Sample:
     idle: float
 
 
-def write_page(path: Path, output: Path, *, format: str | None = None, shown: int = 6) -> int:
+def write_page(
+    path: Path, output: Path, *, format: str | None = None, shown: int = 6, **options: Any
+) -> int:
     """Inspects the set at `path` and writes the page; returns its size in bytes.
 
     Args:
         shown: how many episodes are drawn, evenly spaced over the set.
+        options: what the format's reader takes.
 
     Raises ValueError if not one episode can be read.
     """
-    inspection = inspect_path(path, format=format)
-    if inspection.source is None or inspection.spec is None or not inspection.episodes:
-        reasons = "; ".join(str(fault) for fault in inspection.faults[:3])
-        raise ValueError(f"{path} has no episode that can be shown: {reasons}")
-    html = _render(inspection, inspection.source, inspection.spec, shown)
-    lerobot_schema.write_atomically(
-        output, lambda temporary: temporary.write_text(html, encoding="utf-8")
-    )
+    inspection = inspect_path(path, format=format, **options)
+    html = render(inspection, shown=shown)
+    write_atomically(output, lambda temporary: temporary.write_text(html, encoding="utf-8"))
     return len(html.encode())
 
 
-def _render(inspection: Inspection, source: Any, spec: Spec, shown: int) -> str:
+def render(inspection: Inspection, *, shown: int = 6) -> str:
+    """The page about a set that was inspected; see `write_page`."""
+    source, spec = inspection.source, inspection.spec
+    if source is None or spec is None or not inspection.episodes:
+        reasons = "; ".join(str(fault) for fault in inspection.faults[:3])
+        raise ValueError(f"{inspection.path} has no episode that can be shown: {reasons}")
     environment = Environment(
         loader=FileSystemLoader(_ASSETS),
         autoescape=True,  # instructions and names come from data and may hold anything

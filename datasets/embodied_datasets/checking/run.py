@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,11 @@ import pyarrow as pa
 from embodied.structs import Episode, Episodes, Spec
 from embodied_datasets.checking import arrays, ends, images, motion, scales, sets
 from embodied_datasets.checking.common import checks_in
-from embodied_datasets.checking.lerobot_files import read_raw
-from embodied_datasets.checking.lerobot_meta import check_metadata
-from embodied_datasets.checking.lerobot_rows import RawRows
 from embodied_datasets.checking.summary import Summary, summarise
 from embodied_datasets.faults import DataError, Fault, Report
-from embodied_datasets.formats import find_format
+from embodied_datasets.formats import Format, find_format
+from embodied_datasets.lerobot_schema import relative
+from embodied_datasets.options import UnknownOption, fitting
 
 EPISODE_CHECKS = [check for module in (arrays, ends, motion, images) for check in checks_in(module)]
 SET_CHECKS = [check for module in (scales, sets) for check in checks_in(module)]
@@ -71,17 +70,11 @@ class Inspection:
         }
 
 
-def inspect_episodes(
-    episodes: Episodes, report: Report, locate: Callable[[int], int] = lambda index: index
-) -> list[Summary]:
-    """Every check that needs no files; returns what is known of the episodes that can be read.
-
-    Args:
-        locate: position -> number of the episode in its set.
-    """
+def inspect_episodes(episodes: Episodes, report: Report) -> list[Summary]:
+    """Every check that needs no files; returns what is known of the episodes that can be read."""
     summaries: list[Summary] = []
     for position in range(len(episodes)):
-        number = locate(position)
+        number, _ = place_of(episodes, position)
         try:
             episode = episodes[position]
         except READ_ERRORS as error:
@@ -109,31 +102,53 @@ def inspect_path(path: Path, *, format: str | None = None, **options: Any) -> In
         format: the name of its format; None looks.
         options: what that format's reader takes.
     """
-    faults: list[Fault] = []
     try:
         known = find_format(path, format)
     except (ValueError, LookupError, OSError) as error:
         return Inspection(path, None, 0, 0, [as_fault(error)])
-    if hasattr(known, "check"):
-        known.check(path, faults.append)
-    raw = _read_raw(path, faults.append) if known.name == "lerobot" else None
-    episodes: Episodes | None = raw
-    try:
-        opened = known.open(path, **options)
-        episodes = raw or opened
-    except READ_ERRORS as error:
-        if isinstance(error, DataError) or not any(f.severity == "error" for f in faults):
-            faults.append(as_fault(error))
+    told: list[Fault] = []
+    episodes = _open(known, path, options, told.append)
     if episodes is None:
-        return Inspection(path, known.name, 0, 0, _located(path, faults))
-    locate = (lambda i: raw.entries[i].index) if raw is not None else (lambda i: i)
-    summaries = inspect_episodes(episodes, faults.append, locate)
-    faults = _with_files(faults, raw)
+        return Inspection(path, known.name, 0, 0, _located(path, told))
+    found: list[Fault] = []
+    summaries = inspect_episodes(episodes, found.append)
+    faults = [*told, *_with_files(_news(found, told), episodes)]
     steps = sum(summary.length for summary in summaries)
-    found = _located(path, list(dict.fromkeys(faults)))
+    faults = _located(path, list(dict.fromkeys(faults)))
     return Inspection(
-        path, known.name, len(summaries), steps, found, summaries, episodes.spec, episodes
+        path, known.name, len(summaries), steps, faults, summaries, episodes.spec, episodes
     )
+
+
+def _open(known: Format, path: Path, options: Mapping[str, Any], report: Report) -> Episodes | None:
+    """What of the set can be read; what its reader would refuse otherwise is reported."""
+    read: Callable[..., Episodes | None] = getattr(known, "check", known.open)
+    try:
+        with fitting(known.name):
+            return read(path, report=report, **options)
+    except UnknownOption:  # the caller's fault, not the data's
+        raise
+    except READ_ERRORS as error:
+        report(as_fault(error))
+        return None
+
+
+def _news(faults: Sequence[Fault], told: Sequence[Fault]) -> list[Fault]:
+    """Those of reading the episodes that the format's own check did not tell already."""
+    frames = {(fault.code, fault.episode, fault.frame) for fault in told}
+    files = {fault.file for fault in told if fault.severity == "error"}
+    return [
+        fault
+        for fault in faults
+        if (fault.code, fault.episode, fault.frame) not in frames
+        and (fault.file is None or fault.file not in files)
+    ]
+
+
+def place_of(episodes: Episodes, index: int) -> tuple[int, Path | None]:
+    """The number of an episode in its set, and its file where that is known."""
+    place: tuple[int, Path | None] = getattr(episodes, "place", lambda i: (i, None))(index)
+    return place
 
 
 def as_fault(error: Exception, **place: Any) -> Fault:
@@ -145,31 +160,23 @@ def as_fault(error: Exception, **place: Any) -> Fault:
     return Fault("E_DATA_UNREADABLE", text[:600], remedy, **place)
 
 
-def _read_raw(path: Path, report: Report) -> RawRows | None:
-    raw = read_raw(path, report)
-    if raw is None:
-        return None
-    check_metadata(raw, report)
-    rows = RawRows(raw, report)
-    return rows if len(rows) else None
-
-
-def _with_files(faults: Sequence[Fault], raw: RawRows | None) -> list[Fault]:
+def _with_files(faults: Sequence[Fault], episodes: Episodes) -> list[Fault]:
     """Names the files that episodes lie in, where a check of arrays could not know them."""
-    files = {} if raw is None else {e.index: e.file.relative_to(raw.root) for e in raw.entries}
+    files = dict(place_of(episodes, i) for i in range(len(episodes)))
     return [
-        dataclasses.replace(fault, file=files[fault.episode])
-        if fault.file is None and fault.episode in files
+        dataclasses.replace(fault, file=files.get(fault.episode))
+        if fault.file is None and fault.episode is not None
         else fault
         for fault in faults
     ]
 
 
 def _located(path: Path, faults: Sequence[Fault]) -> list[Fault]:
+    """Names files relative to the set's folder; of a set in one file, that one for all faults."""
     if not path.is_file():
-        return list(faults)
-    name = Path(path.name)
-    return [f if f.file is not None else dataclasses.replace(f, file=name) for f in faults]
+        return [relative(fault, path) for fault in faults]
+    placed = (f if f.file else dataclasses.replace(f, file=path) for f in faults)
+    return [relative(fault, path.parent) for fault in placed]
 
 
 def _plain(fault: Fault) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def uneven_columns(summaries: Sequence[Summary], spec: Spec) -> Faults:
         lacking = [s.index for s in summaries if name not in s.names]
         if lacking and not name.startswith("images."):
             yield Fault(
-                "E_DATA_COLUMN_MISSING",
+                "E_DATA_COLUMNS",
                 f"is recorded in {len(summaries) - len(lacking)} of {len(summaries)} episodes",
                 "record it in all episodes, or leave it out",
                 severity="warning",

@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from embodied.structs import Episode, Episodes, Spec
+from embodied_datasets.faults import DataError, Fault
+from embodied_datasets.options import fitting
 
 
 class Writer(Protocol):
@@ -40,6 +42,11 @@ class Writer(Protocol):
 
 class Format(Protocol):
     """A file format.
+
+    Among the options of `open` is `report`: what is done with faults that leave something to be
+    read, `faults.refuse` unless it is given. A format in which more can be wrong than reading tells
+    also has a method `check` with the same arguments, which returns None where nothing can be read.
+    Episodes may have a method `place(i)`: the number of an episode in its set, and its file.
 
     Attributes:
         name: what users call it.
@@ -85,11 +92,32 @@ def find_format(path: Path, name: str | None = None) -> Format:
         )
     found = [each for each in known.values() if each.matches(path)]
     if len(found) != 1:
-        seen = f"looks like {sorted(each.name for each in found)}" if found else "looks like none"
-        raise ValueError(
-            f"{path} {seen} of the formats {sorted(known)}; say which with format=NAME"
-        )
+        raise DataError(_unrecognised(path, sorted(each.name for each in found), sorted(known)))
     return found[0]
+
+
+def _unrecognised(path: Path, found: Sequence[str], known: Sequence[str]) -> Fault:
+    sets = [] if found else find_sets(path)
+    if sets:
+        names = ", ".join(each.relative_to(path).as_posix() for each in sets)
+        return Fault(
+            "E_DATA_UNREADABLE", f"{path} holds {len(sets)} data sets: {names}", "name one"
+        )
+    seen = f"looks like {found}" if found else "looks like none"
+    message = f"{path} {seen} of the formats {known}"
+    if not found and path.is_dir():
+        message += ", nor does anything in it"
+    return Fault("E_DATA_UNREADABLE", message, "say which with format=NAME")
+
+
+def find_sets(path: Path, depth: int = 2) -> list[Path]:
+    """The data set at a path, or else those in its folders down to a depth, sorted."""
+    if any(each.matches(path) for each in all_formats().values()):
+        return [path]
+    if not depth or not path.is_dir():
+        return []
+    members = sorted(each for each in path.iterdir() if not each.name.startswith("."))
+    return [found for each in members for found in find_sets(each, depth - 1)]
 
 
 def open_episodes(
@@ -106,10 +134,14 @@ def open_episodes(
         labels: which layers of labels are put on them, in this order (see
             `embodied_datasets.labels`); None means all, the oldest first.
         options: what that format's reader takes.
+
+    Raises DataError where the data are not what they say, ValueError for an unknown option.
     """
     from embodied_datasets.labels import Labelled, layers
 
     path = Path(path)
-    episodes = find_format(path, format).open(path, **options)
+    known = find_format(path, format)
+    with fitting(known.name):
+        episodes = known.open(path, **options)
     names = layers(path) if labels is None else labels
     return Labelled(path, episodes, names) if names else episodes

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embodied.structs import Episode, Episodes, Spec
+from embodied_datasets.faults import Report
 from embodied_datasets.formats import Writer
 
 
@@ -23,6 +24,12 @@ class LeRobot:
         from embodied_datasets.lerobot import LeRobotDataset
 
         return LeRobotDataset(path, **options)
+
+    def check(self, path: Path, report: Report, **options: Any) -> Episodes | None:
+        """Reports every fault, and returns what can be read; see `check_lerobot`."""
+        from embodied_datasets.lerobot_check import check_lerobot
+
+        return check_lerobot(path, report, **options)
 
     def create(self, path: Path, spec: Spec, **options: Any) -> Writer:
         """A writer of v3.0; see `LeRobotWriter`. Nothing stands there until it is finalised, unless

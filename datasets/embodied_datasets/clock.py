@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+from typing import Any
 
-from embodied_datasets.checking.common import Array, Faults
+import numpy as np
+from numpy.typing import NDArray
+
 from embodied_datasets.faults import Fault
 
 
-def clock_faults(values: Array, rate_hz: float) -> Faults:
+def clock_faults(values: NDArray[Any], rate_hz: float) -> Iterator[Fault]:
     """What is wrong with the times (L,) of one episode's steps, in s."""
     periods = np.diff(np.asarray(values, np.float64))
     if not len(periods) or not np.isfinite(periods).all():
