@@ -19,6 +19,7 @@ from embodied.data.mixture import mix
 from embodied.data.windows import Windows
 from embodied.data.wordings import Wordings, gather_wordings, hold_out, split_episodes
 from embodied.distributed import World
+from embodied.encoders.image import ImageEncoder
 from embodied.exam import Exam, write_exam
 from embodied.open_loop import Probe
 from embodied.policies.base import Policy
@@ -195,6 +196,12 @@ class DatasetTask:
 
     def check_policy(self, policy: Policy) -> None:
         check_action_horizon(self.config, policy)
+        if policy.spec.cameras and not any(isinstance(x, ImageEncoder) for x in policy.modules()):
+            logger.warning(
+                "the policy does not look at the images of %s: policy=edm_images does, and "
+                "data.cameras={} leaves them out",
+                sorted(policy.spec.cameras),
+            )
 
     def assess(self, policy: Policy, fingerprint: str, clock: Stopwatch) -> Path:
         """Measures held-out loss and open-loop errors, and reports them."""

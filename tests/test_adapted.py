@@ -100,7 +100,7 @@ def test_cameras_are_renamed_left_out_and_resized() -> None:
     assert found.shape == (4, 2, 3, 3)
     assert adapted[1].final["images.top"].shape == (2, 3, 3)
     assert "images.front" not in adapted[1].final
-    with pytest.raises(KeyError, match=r"no cameras \['side'\]; there are \['front', 'wrist'\]"):
+    with pytest.raises(ValueError, match=r"no cameras \['side'\]; there are \['front', 'wrist'\]"):
         Adapted(episodes, cameras={"top": "side"})
 
 

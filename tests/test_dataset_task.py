@@ -287,3 +287,23 @@ def test_acting_in_a_world_needs_one_to_be_named(finished: Finished, fake_langua
     config = compose_config(f"checkpoint={finished.folder}", "device=cpu", name="evaluate")
     with pytest.raises(ValueError, match=r"learned from recorded data \(task=dataset\)"):
         embodied.evaluate(config)
+
+
+def test_a_policy_sees_or_says_that_it_does_not(
+    record: Record, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (20, 16, 16, 3), np.uint8)
+    spec = replace(SPEC, cameras={"top": (16, 16)})
+    path = f"data.path={record('filmed', spec, images={'top': frames})}"
+    run(path, "train.steps=2")
+    assert "does not look at the images of ['top']" in caplog.text
+
+
+def test_a_policy_with_eyes_learns_from_films_and_is_not_warned(
+    record: Record, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (20, 16, 16, 3), np.uint8)
+    spec = replace(SPEC, cameras={"top": (16, 16)})
+    path = record("watched", spec, images={"top": frames})
+    run(f"data.path={path}", "policy=edm_images", "policy.encoder.parts.image.channels=[8,8]")
+    assert "does not look" not in caplog.text

@@ -179,7 +179,7 @@ class Adapted:
 def _known_cameras(spec: Spec, cameras: Mapping[str, str] | None) -> dict[str, str]:
     chosen = {name: name for name in spec.cameras} if cameras is None else dict(cameras)
     if unknown := sorted(set(chosen.values()) - spec.cameras.keys()):
-        raise KeyError(f"there are no cameras {unknown}; there are {sorted(spec.cameras)}")
+        raise ValueError(f"there are no cameras {unknown}; there are {sorted(spec.cameras)}")
     return chosen
 
 
