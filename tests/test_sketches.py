@@ -78,10 +78,22 @@ def test_a_trace_comes_back_from_json_and_scales() -> None:
         '{"points": [], "heights": [], "size": [1, 1]}',
         '{"points": [[0, 0]], "heights": [0, 1], "size": [1, 1]}',
         '{"points": [[0, 0]], "heights": [0], "size": [1, 1], "closes": 1}',
+        '{"points": [[0, 0]], "heights": [0], "size": [1, 1], "opens": true}',
+        '{"points": [[0, 0]], "heights": [[0]], "size": [1, 1]}',
+        '{"points": [[0, NaN]], "heights": [0], "size": [1, 1]}',
+        '{"points": [[0, 0]], "heights": [1e999], "size": [1, 1]}',
+        '{"points": [[0, 0]], "heights": [0], "size": [1, 1e9]}',
+        '{"points": [[0, 0]], "heights": [0], "size": [0, 1]}',
+        '{"points": [[0, 0]], "heights": [1%s], "size": [1, 1]}' % ("0" * 400),
+        '{"heights": [0], "size": [1, 1]}',
+        "[" * 100_000,
+        "[1]",
+        "null",
     ],
+    ids=range(14),
 )
 def test_what_is_no_trace_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="a trace needs"):
+    with pytest.raises(ValueError, match="a trace (needs|is)"):
         Trace.from_json(text)
 
 

@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw
 
 Vector = NDArray[np.float64]
 _MAX_POINTS = 100_000
+_MAX_SIDE = 16_384  # pixels
+_FARTHEST = 1e6  # pixels, or m
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,31 @@ class Trace:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ValueError where the text is no trace."""
-        facts = json.loads(text)
-        points = np.asarray(facts["points"], np.float64).reshape(-1, 2)
-        heights = np.asarray(facts["heights"], np.float64)
-        marks = [facts.get("closes"), facts.get("opens")]
-        sound = len(heights) == len(points) and 0 < len(points) <= _MAX_POINTS
-        if not sound or any(mark is not None and not 0 <= mark < len(points) for mark in marks):
+        """Raises ValueError where the text, which may be anybody's, is no trace."""
+        try:
+            facts = json.loads(text)
+            points = np.asarray(facts["points"], np.float64).reshape(-1, 2)
+            heights = np.asarray(facts["heights"], np.float64)
+            height, width = facts["size"]
+            marks = [facts.get("closes"), facts.get("opens")]
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"a trace is a JSON object of points, heights and size, got {text[:80]!r}"
+            ) from error
+        if not all(type(side) is int and 0 < side <= _MAX_SIDE for side in (height, width)):
+            raise ValueError(
+                f"a trace needs a size of two whole numbers from 1 to {_MAX_SIDE}, "
+                f"got {facts['size']!r}"
+            )
+        if not (np.abs(points) <= _FARTHEST).all() or not (np.abs(heights) <= _FARTHEST).all():
+            raise ValueError(f"a trace needs finite points and heights within {_FARTHEST:g}")
+        sound = heights.shape == (len(points),) and 0 < len(points) <= _MAX_POINTS
+        if not sound or not all(_is_mark(mark, len(points)) for mark in marks):
             raise ValueError(
                 f"a trace needs 1 to {_MAX_POINTS} points, as many heights and marks among them, "
-                f"got {len(points)} points, {len(heights)} heights and marks {marks}"
+                f"got {len(points)} points, {heights.size} heights and marks {marks}"
             )
-        height, width = facts["size"]
-        return cls(points, heights, (int(height), int(width)), *marks)
+        return cls(points, heights, (height, width), *marks)
 
     def scaled(self, size: tuple[int, int]) -> Self:
         """The same path in an image of another size."""
@@ -161,6 +175,10 @@ def following_error(path: Vector, sketch: Vector) -> float:
     places = np.clip((offsets * along).sum(-1) / lengths, 0, 1)
     gaps = np.linalg.norm(offsets - places[..., None] * along, axis=-1)
     return float(gaps.min(1).mean())
+
+
+def _is_mark(mark: object, count: int) -> bool:
+    return mark is None or (type(mark) is int and 0 <= mark < count)
 
 
 def _spread(heights: Vector) -> Vector:
