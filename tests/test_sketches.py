@@ -93,7 +93,7 @@ def test_a_trace_comes_back_from_json_and_scales() -> None:
     ids=range(14),
 )
 def test_what_is_no_trace_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="a trace (needs|is)"):
+    with pytest.raises(ValueError, match=r"a trace (needs|is)"):
         Trace.from_json(text)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.data.motions import Axis, MotionGrammar
-from embodied.data.sketch_sources import columns, hindsight
+from embodied.data.sketches import Camera, Trace, grips
 from embodied.structs import Annotation, Episode, Spec
 from embodied_datasets.labels import Labels, digest
 
@@ -31,7 +31,7 @@ class Motions:
 
     def __call__(self, episode: Episode, spec: Spec) -> Labels:
         grammar = MotionGrammar([Axis(**axis) for axis in self.axes])
-        phrases = grammar.label(columns(episode.state, self.columns), self.horizon)
+        phrases = grammar.label(_columns(episode.state, self.columns), self.horizon)
         changes = [t for t in range(len(phrases)) if t == 0 or phrases[t] != phrases[t - 1]]
         return Labels(annotations=tuple(Annotation("motion", phrases[t], t) for t in changes))
 
@@ -40,7 +40,16 @@ class Motions:
 class Sketches:
     """The whole path of the hand in a camera's image, as a `trace` on the first step.
 
-    The arguments are those of `embodied.data.sketch_sources.hindsight`.
+    Args:
+        camera: whose image it is drawn on.
+        position: which three numbers of the state are the hand's position, in m, in the frame of
+            the camera's extrinsics.
+        gripper: which number of the state is the gripper's opening; None draws no marks.
+        command: which number of the action closes the gripper, the larger the further.
+        closed: the gripper's opening when it is closed on nothing.
+        threshold: how much wider it must stay, told to close, to hold something.
+        matrices: the camera's `intrinsics`, `extrinsics` and `size` where the episodes do not
+            have them in `info["cameras"]`.
     """
 
     camera: str
@@ -52,8 +61,32 @@ class Sketches:
     matrices: Mapping[str, Any] | None = None
 
     def __call__(self, episode: Episode, spec: Spec) -> Labels:
-        trace = hindsight(episode, **vars(self))
+        camera = Camera.of(self._matrices(episode))
+        points = _columns(episode.state, self.position)
+        pixels, depths = camera.project(points.astype(np.float64))
+        if (depths <= 0).any():
+            raise ValueError(
+                f"the hand is behind the camera {self.camera!r} at step {int(depths.argmin())}; "
+                "correct its extrinsics, or `position`"
+            )
+        closes, opens = (None, None) if self.gripper is None else self._marks(episode)
+        trace = Trace(pixels, points[:, 2].astype(np.float64), camera.size, closes, opens)
         return Labels(annotations=(Annotation("trace", trace.to_json(), 0, self.camera),))
+
+    def _matrices(self, episode: Episode) -> Mapping[str, Any]:
+        found = self.matrices or episode.info.get("cameras", {}).get(self.camera)
+        if found is None:
+            raise ValueError(
+                f"nobody recorded the matrices of camera {self.camera!r}; give label.matrices="
+                "{intrinsics: ..., extrinsics: ..., size: [height, width]}"
+            )
+        matrices: Mapping[str, Any] = found
+        return matrices
+
+    def _marks(self, episode: Episode) -> tuple[int | None, int | None]:
+        opening = _columns(episode.state, [self.gripper or 0])[:, 0]
+        command = _columns(episode.action, [self.command])[:, 0]
+        return grips((command > 0) * (opening - self.closed), self.threshold)
 
 
 @dataclass(frozen=True)
@@ -157,6 +190,14 @@ class HindsightGoals:
             laws = ["final", "geometric", "uniform"]
             raise ValueError(f"law must be one of {laws}, got {self.law!r}")
         return Labels(extras={"goal_step": np.minimum(goals, last).astype(np.int64)})
+
+
+def _columns(values: NDArray[np.float32], columns: Sequence[int]) -> NDArray[np.float32]:
+    width = values.shape[1]
+    wrong = [i for i in columns if not -width <= i < width]
+    if wrong:
+        raise ValueError(f"columns {wrong} do not exist: there are {width}, counted from 0")
+    return values[:, list(columns)]
 
 
 def _reward(episode: Episode) -> NDArray[np.float32]:
