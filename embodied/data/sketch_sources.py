@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied.data.sketches import Camera, Trace, Vector, grips
+from embodied.data.sketches import Camera, Trace, Vector, trace_hand, trace_path
 from embodied.structs import Episode
+from embodied.suites import Hand
 
 
 def densify(corners: Vector, spacing: float) -> tuple[Vector, NDArray[np.int64]]:
@@ -34,26 +35,6 @@ def densify(corners: Vector, spacing: float) -> tuple[Vector, NDArray[np.int64]]
     steps = np.arange(places[-1] + 1)
     columns = [np.interp(steps, places, column) for column in corners.T]
     return np.stack(columns, axis=1), places
-
-
-def trace_of(
-    camera: Camera, path: Vector, *, closes: int | None = None, opens: int | None = None
-) -> Trace:
-    """A path (L, 3) of the hand, in m in the frame of the camera's extrinsics, as a camera sees it.
-
-    Args:
-        closes, opens: see `Trace`.
-
-    Raises:
-        ValueError: a point is behind the camera, so that no pixel shows it.
-    """
-    pixels, depths = camera.project(path)
-    if (depths <= 0).any():
-        raise ValueError(
-            f"the hand is behind the camera at step {int(depths.argmin())}; correct the camera's "
-            "extrinsics, or which numbers are the hand's position"
-        )
-    return Trace(pixels, path[:, 2], camera.size, closes, opens)
 
 
 def trace_through(
@@ -84,35 +65,20 @@ def trace_through(
         if mark is not None and not 0 <= mark < len(corners):
             last = len(corners) - 1
             raise ValueError(f"{name} must be a waypoint from 0 to {last} or None, got {mark}")
-    return trace_of(
-        camera,
+    return trace_path(
         path,
+        camera,
         closes=None if closes is None else int(places[closes]),
         opens=None if opens is None else int(places[opens]),
     )
 
 
 def hindsight(
-    episode: Episode,
-    camera: str,
-    *,
-    position: Sequence[int] = (0, 1, 2),
-    gripper: int | None = None,
-    command: int = -1,
-    closed: float = 0.0,
-    threshold: float = 0.1,
-    matrices: Mapping[str, Any] | None = None,
+    episode: Episode, camera: str, hand: Hand, *, matrices: Mapping[str, Any] | None = None
 ) -> Trace:
-    """The path that the hand took in a recorded episode.
+    """The path that the hand took in a recorded episode, in the image of a camera.
 
     Args:
-        camera: whose image it is drawn on.
-        position: which three numbers of the state are the hand's position, in m, in the frame of
-            the camera's extrinsics.
-        gripper: which number of the state is the gripper's opening; None draws no marks.
-        command: which number of the action closes the gripper, the larger the further.
-        closed: the gripper's opening when it is closed on nothing.
-        threshold: how much wider it must stay, told to close, to hold something.
         matrices: the camera's `intrinsics`, `extrinsics` and `size` where the episode does not
             have them in `info["cameras"]`.
 
@@ -125,19 +91,4 @@ def hindsight(
             f"nobody recorded the matrices of camera {camera!r}; give label.matrices="
             "{intrinsics: ..., extrinsics: ..., size: [height, width]}"
         )
-    closes, opens = None, None
-    if gripper is not None:
-        opening = columns(episode.state, [gripper])[:, 0]
-        told = columns(episode.action, [command])[:, 0]
-        closes, opens = grips((told > 0) * (opening - closed), threshold)
-    path = columns(episode.state, position).astype(np.float64)
-    return trace_of(Camera.of(facts), path, closes=closes, opens=opens)
-
-
-def columns(values: NDArray[np.float32], chosen: Sequence[int]) -> NDArray[np.float32]:
-    """Those columns of (L, W) values; raises ValueError where there is none of that number."""
-    width = values.shape[1]
-    wrong = [i for i in chosen if not -width <= i < width]
-    if wrong:
-        raise ValueError(f"columns {wrong} do not exist: there are {width}, counted from 0")
-    return values[:, list(chosen)]
+    return trace_hand(episode.state, episode.action, Camera.of(facts), hand)

@@ -132,19 +132,28 @@ def trace_hand(
 
     Raises ValueError where a number of `hand` does not exist, or the hand is behind the camera.
     """
-    points = columns(state, hand.position).astype(np.float64)
-    pixels, depths = camera.project(points)
-    if (depths <= 0).any():
-        raise ValueError(
-            f"the hand is behind the camera at step {int(depths.argmin())}; correct the camera's "
-            "extrinsics, or `position`"
-        )
     closes, opens = None, None
     if hand.gripper is not None:
         opening = columns(state, [hand.gripper])[:, 0]
         command = columns(action, [hand.command])[:, 0]
         closes, opens = grips((command > 0) * (opening - hand.closed), hand.threshold)
-    return Trace(pixels, points[:, 2], camera.size, closes, opens)
+    return trace_path(columns(state, hand.position).astype(np.float64), camera, closes, opens)
+
+
+def trace_path(
+    path: Vector, camera: Camera, closes: int | None = None, opens: int | None = None
+) -> Trace:
+    """A path (L, 3) in m, in the frame of the camera's extrinsics, as a camera sees it.
+
+    Raises ValueError where the hand is behind the camera.
+    """
+    pixels, depths = camera.project(path)
+    if (depths <= 0).any():
+        raise ValueError(
+            f"the hand is behind the camera at step {int(depths.argmin())}; correct the camera's "
+            "extrinsics, or `position`"
+        )
+    return Trace(pixels, path[:, 2], camera.size, closes, opens)
 
 
 def columns(values: NDArray[np.float32], which: Sequence[int]) -> NDArray[np.float32]:
