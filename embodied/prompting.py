@@ -157,9 +157,10 @@ class Prompter:
         return _first(self._demonstrate.suite, self._demonstrate(assignment).cameras)
 
     def trace(self, assignment: Assignment) -> Trace:
-        """The path that a sketch shows."""
+        """The path that a sketch shows, rounded as those are that training draws."""
         shown = self._demonstrate(assignment)
-        return trace_hand(shown.state, shown.action, self.camera(assignment), self.hand)
+        trace = trace_hand(shown.state, shown.action, self.camera(assignment), self.hand)
+        return Trace.from_json(trace.to_json())
 
     def _part(self, name: str, assignment: Assignment) -> Part:
         if name == "language":

@@ -29,7 +29,7 @@ class ImageEncoder(Encoder):
         shift: training moves each row's images by up to so many pixels (Kostrikov et al. 2020,
             arXiv:2004.13649, Sec. 3.1), all T steps alike; 0 leaves them in place.
         early: "sketch" or "goal_image" -> the camera beside whose images it enters the network as
-            further channels (RT-Trajectory, Gu et al. 2024, arXiv:2311.01977, Sec. 3.3; goals as
+            further channels, None for not at all (RT-Trajectory, Gu et al. 2024, arXiv:2311.01977, Sec. 3.3; goals as
             in SOAR, Zhou et al. 2024, arXiv:2407.20635). It moves with the image; absent, it is
             zeros, which are a sketch's blank canvas.
         film: makes the encoder whose mean token modulates every stage, as words do in BC-Z and
@@ -45,7 +45,7 @@ class ImageEncoder(Encoder):
         cameras: Sequence[str] | None = None,
         channels: Sequence[int] = (32, 64, 96, 128),
         shift: int = 4,
-        early: Mapping[str, str] | None = None,
+        early: Mapping[str, str | None] | None = None,
         film: MakeEncoder | None = None,
     ) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class ImageEncoder(Encoder):
         if shift < 0:
             raise ValueError(f"shift must be 0 pixels or more, got {shift}")
         self.shift = shift
-        self.early = self._checked(early or {})
+        self.early = self._checked({x: y for x, y in (early or {}).items() if y is not None})
         self.num_tokens = obs_horizon * len(self.cameras)
         self.sizes = {name: spec.cameras[name] for name in self.cameras}
         self.networks = nn.ModuleList(
@@ -74,14 +74,14 @@ class ImageEncoder(Encoder):
         self.projections = nn.ModuleList(nn.Linear(3 * channels[-1], dim) for _ in self.cameras)
         self.film = None if film is None else film(spec=spec, obs_horizon=obs_horizon, dim=dim)
 
-    def _checked(self, early: Mapping[str, str]) -> dict[str, str]:
+    def _checked(self, early: dict[str, str]) -> dict[str, str]:
         wrong = {x: y for x, y in early.items() if x not in EARLY or y not in self.cameras}
         if wrong:
             raise ValueError(
                 f"early must map any of {EARLY} to one of the cameras {list(self.cameras)}, got "
                 f"{wrong}"
             )
-        return dict(early)
+        return early
 
     def fit_normalizers(self, observation: Observation, condition: Condition) -> None:
         if self.film is not None:
