@@ -123,7 +123,7 @@ class Browser:
 
     def press(self, key: str, *, ctrl: bool = False, shift: bool = False) -> None:
         facts: dict[str, Any] = {"key": key, "modifiers": 2 * ctrl + 8 * shift}
-        facts["windowsVirtualKeyCode"] = _KEYS.get(key, ord(key[0].upper()))
+        facts["windowsVirtualKeyCode"] = _KEYS.get(key, ord(key[0].upper()) if key.isalnum() else 0)
         text = {"text": key} if len(key) == 1 and not ctrl else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", **facts, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **facts)
