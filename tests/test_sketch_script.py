@@ -100,7 +100,7 @@ def test_what_cannot_be_drawn_on_ends_with_one_message(command: Any, tmp_path: P
 
 
 def test_an_episode_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match="scene must be one of reach-red, .* got 'mauve'"):
+    with pytest.raises(ValueError, match=r"scene must be one of reach-red, .* got 'mauve'"):
         find_episode(Protocol("p"), SUITE, "mauve", 0)
     with pytest.raises(ValueError, match=r"goal must lie in \[0, 49\], got 50"):
         find_episode(Protocol("p"), SUITE, None, 50)

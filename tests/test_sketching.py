@@ -182,7 +182,7 @@ def test_the_preview_is_the_sketch_that_the_policy_will_see(served: Served) -> N
 
 
 def test_what_is_saved_is_what_the_program_gets(served: Served) -> None:
-    status, body = served.call("POST", "/save", LINE)
+    _, body = served.call("POST", "/save", LINE)
     served.thread.join(5)
     assert served.drawn is not None
     assert served.server.output is not None
@@ -272,7 +272,7 @@ def test_whoever_sends_nothing_holds_up_nobody(served: Served) -> None:
 
 def test_a_second_save_does_not_replace_the_first(served: Served) -> None:
     assert served.server.save(json.dumps(LINE).encode()).status == 200
-    status, body = served.call("POST", "/save", LINE | {"closes": None})
+    status, _ = served.call("POST", "/save", LINE | {"closes": None})
     assert status == 409
     assert served.server.output is not None
     assert '"closes": 10' in served.server.output.read_text()

@@ -120,9 +120,10 @@ class Trace:
         return cls(points, heights, (height, width), *marks)
 
     def scaled(self, size: tuple[int, int]) -> Self:
-        """The same path in an image of another size."""
+        """The same path in an image of another size; whole numbers are the pixels' centres."""
         factor = np.array([size[1] / self.size[1], size[0] / self.size[0]])
-        return type(self)(self.points * factor, self.heights, size, self.closes, self.opens)
+        points = (self.points + 0.5) * factor - 0.5
+        return type(self)(points, self.heights, size, self.closes, self.opens)
 
 
 def trace_hand(
