@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,7 +36,7 @@ from embodied.sketching.scene import (
 )
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec
 from embodied_envs.point import PointSuite
-from tests.conftest import ROOT
+from tests.conftest import ROOT, compose_config
 
 SPEC = Spec(10, 2, (-1.0, -1.0), (1.0, 1.0), 10.0)
 LINE = {"points": [[2, 5], [12, 25]], "heights": [], "closes": None, "opens": None}
@@ -187,3 +190,48 @@ def test_a_policy_that_never_saw_a_sketch_is_refused() -> None:
             style_of({"source": told})
     told = {"sketches": {"with_height": False, "width": 3}}
     assert style_of({"source": {"told": told}}) == SketchStyle(with_height=False, width=3)
+
+
+def test_the_command_films_a_policy_that_follows_what_is_drawn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = Recorder()
+    policy.spec = replace(SPEC, cameras={"top": (24, 32)})
+    stored = {
+        "task": {
+            "suite": {
+                "_target_": "embodied_envs.point.PointSuite",
+                "cameras": ["top"],
+                "image_size": [24, 32],
+                "max_steps": 6,
+            }
+        },
+        "protocol": {"_target_": "embodied.protocols.Protocol", "name": "p", "max_steps": 6},
+        "source": {"told": {"sketches": {"with_height": True, "width": 1}}},
+        "eval": {"action_horizon": 2},
+    }
+    found = SimpleNamespace(documents={"config": stored})
+    asked: list[dict[str, Any]] = []
+
+    def ask(image: Any, **facts: Any) -> Trace:
+        asked.append({"shape": image.shape, **facts})
+        return PATH.scaled(image.shape[:2])
+
+    monkeypatch.setattr("embodied.loading.load_policy", lambda *_: (policy, found))
+    monkeypatch.setattr("embodied.sketching.ask_for_sketch", ask)
+    overrides = ("checkpoint=run", "image_size=[48,64]", "goal=1", f"film={tmp_path}/a/film.mp4")
+    config = compose_config("task=point", *overrides, "video.size=[48,64]", name="sketch")
+    runpy.run_path(str(ROOT / "scripts" / "sketch.py"))["follow"](config)
+
+    assert (asked[0]["shape"], asked[0]["sketch_size"], asked[0]["width"]) == (
+        (48, 64, 3),
+        (24, 32),
+        1,
+    )
+    assert asked[0]["title"] == SUITE.texts("reach-red").canonical
+    assert policy.told[0].language is None
+    sketch = policy.told[0].sketch
+    assert sketch is not None
+    np.testing.assert_array_equal(sketch[0].movedim(0, -1).numpy(), draw(PATH, width=1))
+    assert (tmp_path / "a" / "film.mp4").stat().st_size > 500
+    assert f"no success after 6 steps: {tmp_path}/a/film.mp4" in capsys.readouterr().out
