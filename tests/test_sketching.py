@@ -21,7 +21,7 @@ from embodied.data.sketches import Trace, draw
 from embodied.sketching import ask_for_sketch
 from embodied.sketching.drawing import Drawing, DrawingError, Sheet
 from embodied.sketching.gate import MAX_BODY
-from embodied.sketching.server import SketchServer
+from embodied.sketching.server import SketchServer, _Handler
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 SHEET = Sheet(IMAGE, "push", (0.0, 0.5), (20, 30), 1)
@@ -276,6 +276,20 @@ def test_a_second_save_does_not_replace_the_first(served: Served) -> None:
     assert status == 409
     assert served.server.output is not None
     assert '"closes": 10' in served.server.output.read_text()
+
+
+def test_a_page_that_is_closed_before_it_is_told_has_still_saved(
+    served: Served, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def closed(self: _Handler) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(_Handler, "end_headers", closed)
+    with pytest.raises(http.client.RemoteDisconnected):
+        served.call("POST", "/save", LINE)
+    served.thread.join(5)
+    assert served.drawn is not None
+    assert "BrokenPipeError" in capfd.readouterr().err
 
 
 def test_a_program_can_ask_without_a_file() -> None:

@@ -157,8 +157,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         pages = {"/preview": self.server.preview, "/save": self.server.save}
-        self._answer(lambda: _choose(pages, self.path)(read_body(self.headers, self.rfile)))
-        self.server.finish()
+        try:
+            self._answer(lambda: _choose(pages, self.path)(read_body(self.headers, self.rfile)))
+        finally:  # also where the page was closed before it could be told
+            self.server.finish()
 
     def _answer(self, find: Callable[[], Answer]) -> None:
         try:
