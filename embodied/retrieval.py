@@ -34,8 +34,8 @@ _BATCH = 64
 
 
 def retrieve(config: Config, policy: Policy, suite: Suite) -> dict[str, Evaluation]:
-    """For each modality that is aligned with language: "retrieval_<modality>_seen", and "..._unseen"
-    where `source.told.never` kept instructions from the policy.
+    """For each modality that is aligned with language: "retrieval_<modality>_seen", and
+    "..._unseen" where `source.told.never` kept instructions from the policy.
 
     Raises ValueError where the policy aligns nothing with language.
     """
