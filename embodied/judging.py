@@ -34,8 +34,8 @@ _CORES = 2
 def judge(config: Config, policy: Policy, parts: Sequence[Part]) -> dict[str, Evaluation]:
     """Each part's evaluation, by its name.
 
-    Parts of one suite, actor and way of telling wait in one queue, so that slots idle only at the end of all of
-    them. Neither that nor the number of shards changes an outcome.
+    Parts of one suite, actor and way of telling wait in one queue, so that slots idle only at the
+    end of all of them. Neither that nor the number of shards changes an outcome.
     """
     trials = [(part, trial) for part in parts for trial in part.trials()]
     found: dict[str, Outcomes] = {part.name: {} for part in parts}

@@ -66,11 +66,12 @@ class Motion:
             steps = (-BESIDE, PUSHED - 0.02)
             return [_at(block + step * along, LOW) for step in steps]
         if self.kind in ("pass", "behind"):
-            middle = block + ([0.0, BEHIND] if self.kind == "behind" else [0.0, 0.0])
+            middle = block + np.array([0.0, BEHIND if self.kind == "behind" else 0.0])
             height = LOW if self.kind == "behind" else HIGH
             return [_at(middle + step * along, height) for step in (-0.08, 0.0, 0.1)]
         place = block + BESIDE * along
-        end = _at(place, LOW + RISE) if self.kind == "lift" else _at(place + [0.0, RETREAT], LOW)
+        back = place + np.array([0.0, RETREAT])
+        end = _at(place, LOW + RISE) if self.kind == "lift" else _at(back, LOW)
         return [_at(place, LOW), end]
 
 
