@@ -33,9 +33,9 @@ FRONT = {  # the scene's camera, at 64 x 64 pixels
 
 def run(motion: Motion, asked: Motion | None = None, seed: int = 0) -> tuple[bool, list[Any]]:
     """Whether an expert at `motion` does what is `asked`, and where its finger went."""
-    scene, expert = MotionScene(asked or motion), MotionExpert(motion)
+    scene, expert = MotionScene(asked or motion), MotionExpert(motion, seed=seed)
     state, path = scene.reset(seed), []
-    for _ in range(80):
+    for _ in range(100):
         path.append(state)
         last = scene.step(expert(state))
         state = last.state
@@ -59,6 +59,20 @@ def test_the_world_keeps_the_contract(split: Split) -> None:
 @pytest.mark.parametrize("motion", SEEN + HELD_OUT, ids=lambda m: f"{m.kind}-{m.direction}")
 def test_every_motion_can_be_done(motion: Motion) -> None:
     assert sum(run(motion, seed=seed)[0] for seed in range(10)) >= 9
+
+
+def test_an_expert_takes_ways_that_its_seed_draws_and_touches_no_block_on_them() -> None:
+    scene, ends = MotionScene(Motion("push", "right")), []
+    for seed in (0, 0, 1):
+        state, expert = scene.reset(3), MotionExpert(scene.motion, seed=seed)
+        block, path = state[6:], []
+        while not np.linalg.norm(state[:3] - scene.motion.waypoints(block)[0]) < 0.02:
+            assert np.allclose(state[6:], block, atol=1e-3)
+            path.append(state[:3])
+            state = scene.step(expert(state)).state
+        ends.append(np.stack(path))
+    assert np.array_equal(ends[0], ends[1])
+    assert ends[0].shape != ends[2].shape or not np.allclose(ends[0], ends[2])
 
 
 def test_a_motion_is_not_done_by_its_twin_at_another_height() -> None:
@@ -106,7 +120,7 @@ def _dense(waypoints: list[Any]) -> Any:
 
 
 def record(env: SimulatedEnv, suite: Motions) -> Episode:
-    settings = Settings(suite, 0, (0.0,), 1, 0, 80, 10, 10)
+    settings = Settings(suite, 0, (0.0,), 1, 0, 100, 10, 10)
     return run_episode(env, settings, Job(0, 0, False), 0)
 
 
