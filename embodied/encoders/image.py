@@ -114,7 +114,7 @@ class ImageEncoder(Encoder):
         stacked = torch.cat([images.flatten(1, 2), *drawn], dim=1)
         if noise is not None and self.shift:
             stacked = self._moved(stacked, noise)
-        pixels, *drawn = stacked.split([3 * steps, *(3 for _ in early)], dim=1)
+        pixels, *drawn = torch.split(stacked, [3 * steps, *(3 for _ in early)], dim=1)
         scaled = [_scale(name, x, condition) for name, x in zip(early, drawn, strict=True)]
         features = self.networks[index](
             rearrange(pixels, "b (t c) h w -> (b t) c h w", t=steps).float() / 127.5 - 1,
