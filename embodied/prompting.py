@@ -98,7 +98,7 @@ class Demonstrator:
                 solved, left = True, min(left, self._rest)
             if terminated or truncated:
                 break
-        matrices = getattr(env.unwrapped, "camera_matrices", dict)()
+        matrices: dict[str, Any] = getattr(env.unwrapped, "camera_matrices", dict)()
         return Demonstration(
             state=np.stack(states),
             action=np.stack(actions),
@@ -232,7 +232,7 @@ def check_prompts(suite: Suite, modalities: Sequence[str]) -> None:
     try:
         env.reset(seed=0)
         cameras = set(getattr(env.observation_space, "spaces", {})) - {"state"}
-        fixed = getattr(env.unwrapped, "camera_matrices", dict)()
+        fixed: dict[str, Any] = getattr(env.unwrapped, "camera_matrices", dict)()
     finally:
         env.close()
     prompter = Prompter(Demonstrator(suite), modalities)
