@@ -31,10 +31,16 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def fit_normalizers(
-        self, observation: Observation, condition: Condition, action: Tensor
+        self,
+        observation: Observation,
+        condition: Condition,
+        action: Tensor,
+        *,
+        lengths: Tensor | None = None,
     ) -> None:
-        """Takes statistics of training data: N observations with T = 1, the distinct conditions
-        and (N, A) actions."""
+        """Takes statistics of training data: N observations with T = 1, the distinct conditions,
+        (N, A) actions and, for policies that look at whole chunks, the lengths (E,) of the episodes
+        that these N steps are, end to end."""
 
     def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         return self.loss(batch, noise=noise)
