@@ -202,6 +202,7 @@ def relative_policy(
         spec=spec,
         encoder=StateEncoder,
         head=functools.partial(Echo, value=value),
+        obs_horizon=2,
         pred_horizon=2,
         dim=4,
         relative_to=relative_to,
@@ -214,62 +215,67 @@ def fitted(policy: ChunkPolicy) -> ChunkPolicy:
     return policy
 
 
-def holding(*values: float, obs_horizon: int = 1) -> Observation:
-    """Newest observations of robots that hold these; earlier ones held something else."""
-    state = torch.full((len(values), obs_horizon, 2), 7.0)
+def holding(*values: float) -> Observation:
+    """Newest observations of robots that hold these, and held something else before."""
+    state = torch.full((len(values), 2, 2), 7.0)
     state[:, -1, 1] = torch.tensor(values)
     return Observation(state)
 
 
-def test_the_range_of_changes_is_over_whole_chunks_within_episodes() -> None:
+def test_each_step_of_a_chunk_has_the_range_of_its_changes_within_episodes() -> None:
     policy = fitted(relative_policy())
-    # h = 0: 1, 2, 1 | 1, 2. h = 1: 3 - 0, 4 - 1 | 8 - 5, and none across the two episodes.
-    assert policy.action_normalizer.low.tolist() == [1.0]
-    assert policy.action_normalizer.high.tolist() == [3.0]
+    # h = 0: 1, 2, 1 | 1, 2. h = 1: 3 - 0, 4 - 1 | 8 - 5, and none from one episode to the next.
+    assert policy.action_normalizer.low.tolist() == [1.0, 3.0]
+    assert policy.action_normalizer.high.tolist() == [2.0, 3.0]
 
 
-def test_the_range_of_changes_is_that_of_all_chunks_side_by_side() -> None:
+def test_ranges_of_changes_are_those_of_all_chunks_side_by_side() -> None:
     random = torch.Generator().manual_seed(0)
     lengths = torch.tensor([1, 7, 3, 12])
     start, action = (torch.randn(23, 3, generator=random) for _ in range(2))
-    changes = [
-        action[i + h] - start[i]
-        for first, length in zip(
-            (lengths.cumsum(0) - lengths).tolist(), lengths.tolist(), strict=True
+    firsts = (lengths.cumsum(0) - lengths).tolist()
+    for h in range(5):
+        changes = torch.stack(
+            [
+                action[i + h] - start[i]
+                for first, length in zip(firsts, lengths.tolist(), strict=True)
+                for i in range(first, first + length - h)
+            ]
         )
-        for i in range(first, first + length)
-        for h in range(5)
-        if i + h < first + length
-    ]
-    expected = torch.stack([torch.stack(changes).amin(0), torch.stack(changes).amax(0)])
-    assert torch.equal(extremes(start, action, lengths, 5), expected)
+        low, high = extremes(start, action, lengths, 5)[:, 3 * h : 3 * h + 3]
+        assert torch.equal(low, changes.amin(0))
+        assert torch.equal(high, changes.amax(0))
+
+
+def test_steps_that_no_episode_is_long_enough_for_have_the_last_range() -> None:
+    found = extremes(HELD[:, None], DONE[:, None], LENGTHS, 5)
+    # h = 2 is reached once, in the first episode, with 4 - 0.
+    assert found.tolist() == [[1.0, 3.0, 4.0, 4.0, 4.0], [2.0, 3.0, 4.0, 4.0, 4.0]]
 
 
 def test_the_loss_is_of_changes_since_the_newest_observation() -> None:
     batch = Batch(
         observation=holding(5.0, 2.0),
         condition=Condition(),
-        action=torch.tensor([[[6.0], [8.0]], [[2.0], [4.0]]]),
+        action=torch.tensor([[[6.0], [9.0]], [[2.0], [4.5]]]),
         mask=torch.tensor([[True, True], [False, True]]),
     )
     loss, _ = fitted(relative_policy()).loss(batch, noise=noise())
-    # Changes 1, 3 | 0 (masked), 2, normalised by (x - 2) / 1.
-    assert loss.item() == pytest.approx((-1 + 1 + 0) / 3)
+    # Changes 1 | 0 (masked), normalised by (x - 3/2) / (1/2); 4 | 5/2, by x - 3, a constant.
+    assert loss.item() == pytest.approx((-1 + 1 - 0.5) / 3)
 
 
 def test_predicted_changes_are_added_to_what_is_held_within_bounds() -> None:
-    policy = fitted(relative_policy(value=0.5))  # a change of 2.5
-    action = policy.act(holding(1.0, -4.0, 8.0), Condition(), noise=noise())
-    assert action[:, :, 0].tolist() == [[3.5, 3.5], [-1.5, -1.5], [9.0, 9.0]]
+    policy = fitted(relative_policy(value=0.5))  # changes by 7/4, then 7/2
+    action = policy.act(holding(1.0, -5.5, 7.0), Condition(), noise=noise())
+    assert action[:, :, 0].tolist() == [[2.75, 4.5], [-2.0, -2.0], [8.75, 9.0]]
 
 
 def test_relative_actions_move_along_with_what_is_held(make_policy: MakePolicy) -> None:
     """A policy that does not look at its state does the same everywhere, from where it is."""
-    policy = fitted(relative_policy(value=0.0))
-    there, here = (
-        policy.act(holding(x, obs_horizon=1), Condition(), noise=noise()) for x in (4.0, 1.0)
-    )
-    assert torch.allclose(there - here, torch.tensor(3.0))
+    policy = fitted(relative_policy())
+    there, here = policy.act(holding(4.0, 1.0), Condition(), noise=noise())
+    assert (there - here).tolist() == [[3.0], [3.0]]
 
 
 @pytest.mark.parametrize("relative_to", ["held", [1]])
@@ -309,8 +315,7 @@ def test_changes_cannot_be_measured_without_episodes() -> None:
 def test_the_range_of_changes_travels_with_the_weights() -> None:
     policy, other = fitted(relative_policy()), relative_policy()
     other.load_state_dict(policy.state_dict())
-    assert other.action_normalizer.high.tolist() == [3.0]
-    assert policy.state_dict().keys() == echo_policy().state_dict().keys()
+    assert other.action_normalizer.high.tolist() == [2.0, 3.0]
 
 
 def test_a_relative_policy_keeps_the_contract() -> None:

@@ -12,7 +12,7 @@ from embodied.heads.base import ActionHead
 from embodied.noise import Noise
 from embodied.normalize import MinMax
 from embodied.policies.base import Policy, by_source
-from embodied.structs import Batch, Condition, Metrics, Observation, Spec
+from embodied.structs import Batch, Condition, Metrics, Observation, Spec, place
 
 
 class ChunkPolicy(Policy):
@@ -25,8 +25,9 @@ class ChunkPolicy(Policy):
         relative_to: what is taken off all H actions of a chunk, a part of the newest state
             (`Spec.state_parts`), "state", or A indices of it; None predicts actions as they are.
             So the policy need not learn where the robot is (Chi et al. 2024, "Universal
-            Manipulation Interface", arXiv:2402.10329, Sec. III-B, relative to the present pose).
-            Numbers are subtracted: for joints and positions, not for rotations.
+            Manipulation Interface", arXiv:2402.10329, where it is the present pose).
+            Each step of a chunk is normalised by its own range. Numbers are subtracted: for
+            joints and positions, not for rotations.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class ChunkPolicy(Policy):
             dim=dim,
         )
         self.reference = None if relative_to is None else reference_indices(spec, relative_to)
-        self.action_normalizer = MinMax(spec.action_dim)
+        # Changes grow along a chunk, so that each step of it has a range of its own.
+        steps = 1 if self.reference is None else pred_horizon
+        self.action_normalizer = MinMax(steps * spec.action_dim)
         self.register_buffer("action_low", torch.tensor(spec.action_low), persistent=False)
         self.register_buffer("action_high", torch.tensor(spec.action_high), persistent=False)
 
@@ -82,8 +85,7 @@ class ChunkPolicy(Policy):
 
     def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
         context = self.encoder(batch.observation, batch.condition, noise=noise)
-        start = self._start(batch.observation)
-        action = self.action_normalizer(batch.action if start is None else batch.action - start)
+        action = self._normalize(batch.action, self._start(batch.observation))
         errors = self.head.loss(context, action, noise=noise)  # (B, H)
         mask = batch.mask.float()
         loss = (errors * mask).sum() / mask.sum().clamp(min=1)
@@ -91,10 +93,18 @@ class ChunkPolicy(Policy):
 
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         context = self.encoder(observation, condition)
-        action = self.action_normalizer.inverse(self.head.sample(context, noise=noise))
+        action = self.head.sample(context, noise=noise)
         start = self._start(observation)
-        action = action if start is None else action + start
+        if start is None:
+            action = self.action_normalizer.inverse(action)
+        else:
+            action = start + self.action_normalizer.inverse(action.flatten(1)).view_as(action)
         return action.clamp(self.action_low, self.action_high)
+
+    def _normalize(self, action: Tensor, start: Tensor | None) -> Tensor:
+        if start is None:
+            return self.action_normalizer(action)
+        return self.action_normalizer((action - start).flatten(1)).view_as(action)
 
     def _start(self, observation: Observation) -> Tensor | None:
         """(B, 1, A) what actions are relative to; None where they are not."""
@@ -121,21 +131,20 @@ def reference_indices(spec: Spec, relative_to: str | Sequence[int]) -> list[int]
 
 
 def _part(spec: Spec, name: str) -> list[int]:
-    start = 0
-    for part, size in spec.state_parts.items():
-        if part == name:
-            return list(range(start, start + size))
-        start += size
-    if name == "state":
-        return list(range(spec.state_dim))
-    raise ValueError(
-        f"relative_to must be 'state', one of its parts {list(spec.state_parts)}, or indices, got "
-        f"{name!r}; with recorded data, data.state names the parts"
-    )
+    found = place(spec, name)
+    if found is None and name == "state":
+        found = range(spec.state_dim)
+    if found is None:
+        raise ValueError(
+            f"relative_to must be 'state', one of its parts {list(spec.state_parts)}, or indices, "
+            f"got {name!r}; with recorded data, data.state names the parts"
+        )
+    return list(found)
 
 
 def extremes(start: Tensor, action: Tensor, lengths: Tensor, pred_horizon: int) -> Tensor:
-    """(2, A) lowest and highest of `action[i + h] - start[i]` over the chunks within episodes.
+    """(2, H * A) lowest and highest of `action[i + h] - start[i]` for each step h of the chunks
+    within episodes; of those that no episode is long enough for, as of the last that one is.
 
     Args:
         start, action: (N, A) of whole episodes, end to end.
@@ -148,6 +157,6 @@ def extremes(start: Tensor, action: Tensor, lengths: Tensor, pred_horizon: int) 
         rows = rows[rows + h < stop[rows]]
         if len(rows):
             changes = action[rows + h] - start[rows]
-            found += [changes.amin(0), changes.amax(0)]
-    each = torch.stack(found)
-    return torch.stack([each.amin(0), each.amax(0)])
+            extreme = torch.stack([changes.amin(0), changes.amax(0)])
+        found.append(extreme)
+    return torch.cat(found, dim=1)
