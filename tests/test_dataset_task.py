@@ -309,15 +309,14 @@ def test_a_policy_with_eyes_learns_from_films_and_is_not_warned(
     assert "does not look" not in caplog.text
 
 
-def test_a_policy_learns_changes_since_the_last_action(
-    run: Run, record: Record, fake_language: None, tmp_path: Path
+def test_changes_since_the_last_action_are_learned_by_naming_it(
+    run: Run, record: Record, tmp_path: Path
 ) -> None:
-    """Targets that wander: what was done last says most of what is done next."""
     random = np.random.default_rng(0)
     actions = 0.4 * random.normal(0, 0.2, (20, 2)).cumsum(0).astype(np.float32)
     path = f"data.path={record('wandering', action=actions)}"
     told = ("data.state=[state,previous_action]", "policy.relative_to=previous_action")
-    results = run(path, *told, "train.steps=20", "algorithm.ema_decay=0.5")
+    results = run(path, *told)
     rows = {row["feature"]: row["what is in it"] for row in results["data"]}
     assert rows["state"] == "state 4, previous_action 2"
     assert "look absolute" not in rows["action"]  # the state holds them, and does not follow

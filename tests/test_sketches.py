@@ -99,11 +99,7 @@ def test_following_is_measured_to_the_line_and_not_to_its_corners() -> None:
 
 TILTED = {  # looks down at 45 degrees from 1 m in front of and above the table; x to the right
     "intrinsics": [[80, 0, 32], [0, 80, 32], [0, 0, 1]],
-    "extrinsics": [
-        [1, 0, 0, 0],
-        [0, -(0.5**0.5), -(0.5**0.5), 0],
-        [0, 0.5**0.5, -(0.5**0.5), 2**0.5],
-    ],
+    "extrinsics": [[1, 0, 0, 0], [0, -(0.5**0.5), -(0.5**0.5), 0], [0, 0.5**0.5, -(0.5**0.5), 2**0.5]],
     "size": [64, 64],
 }
 
