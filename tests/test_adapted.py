@@ -216,7 +216,7 @@ def test_the_previous_action_is_a_feature_and_no_step_is_told_its_own() -> None:
 
 
 def test_the_previous_action_is_in_the_space_and_at_the_rate_of_the_new_actions() -> None:
-    new = {"action_space": FAST, "to": SLOW, "pose": [0, 1]}
+    new: dict[str, Any] = {"action_space": FAST, "to": SLOW, "pose": [0, 1]}
     plain = Adapted(Rich(), **new)
     adapted = Adapted(Rich(), state=["previous_action", "contact"], **new)
     check_episodes(adapted)

@@ -103,8 +103,10 @@ class ChunkPolicy(Policy):
 
     def _normalize(self, action: Tensor, start: Tensor | None) -> Tensor:
         if start is None:
-            return self.action_normalizer(action)
-        return self.action_normalizer((action - start).flatten(1)).view_as(action)
+            normalized: Tensor = self.action_normalizer(action)
+        else:
+            normalized = self.action_normalizer((action - start).flatten(1)).view_as(action)
+        return normalized
 
     def _start(self, observation: Observation) -> Tensor | None:
         """(B, 1, A) what actions are relative to; None where they are not."""
