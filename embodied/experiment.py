@@ -134,6 +134,7 @@ def make_trainer(config: Config, policy: Policy, data: TrainingData, world: Worl
         Observation(state=take(windows.columns["state"], frames)[:, None].to(world.device)),
         Condition(language=windows.told, motion=windows.phrases),
         take(windows.columns["action"], frames).to(world.device),
+        lengths=windows.lengths.to(world.device),
     )
     run, settings = Path(config["run_dir"]), config["train"]
     documents = {
