@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embodied.conditions import Language, stack
-from embodied.noise import RowNoise
+from embodied.conditions import Language, Part, Row, stack
+from embodied.noise import Noise, RowNoise
 from embodied.policies.base import Policy
-from embodied.structs import Observation
+from embodied.structs import Condition, Observation
 from embodied.suites import Assignment, Expert
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -36,12 +36,33 @@ class Actor(Protocol):
         ...
 
 
+@runtime_checkable
+class Speaker(Protocol):
+    """A policy that puts into words what it is about to do, and acts by them."""
+
+    def plan(
+        self,
+        observation: Observation,
+        condition: Condition,
+        previous: tuple[str, ...],
+        *,
+        noise: Noise,
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """Chunks (B, H, A) and the B phrases that they were made by; see `Controller`."""
+        ...
+
+
 class Controller:
     """Runs a policy: observation history, chunks of actions, one generator for each episode.
 
     An episode's actions do not depend on its neighbours: the policy is always called with
     `inference_batch` rows (the last ones padded), because matrix kernels round differently at
-    other sizes, and each row draws its noise from its episode's own generator.
+    other sizes, and each row draws its noise from its episode's own generator. Rows of one call
+    have parts of the same kinds, so that one that is corrected (`correct`) changes no other.
+
+    A policy that acts by phrases may offer `plan(observation, condition, previous, *, noise)`
+    beside `act`: it takes what each row said last ("" at first) and gives the chunks and what each
+    row says now. Such memory is the episode's, so it is kept here.
 
     Args:
         action_horizon: how many actions of each chunk are executed before planning again.
@@ -62,13 +83,36 @@ class Controller:
         self.num_slots = num_slots
         self.device = next(policy.parameters()).device
         self._history: list[list[dict[str, NDArray[Any]]]] = [[] for _ in range(num_slots)]
-        self._instructions = [""] * num_slots
+        self._asked: list[Row] = [[] for _ in range(num_slots)]
+        self._corrections: list[Row] = [() for _ in range(num_slots)]
+        self._said = [""] * num_slots
         self._generators = [torch.Generator() for _ in range(num_slots)]
 
     def reset(self, slot: int, assignment: Assignment) -> None:
         self._history[slot] = []
-        self._instructions[slot] = assignment.instruction
+        self._asked[slot] = [Language(assignment.instruction)]
+        self._corrections[slot] = ()
+        self._said[slot] = ""
         self._generators[slot].manual_seed(assignment.seed)
+
+    def correct(self, slot: int, parts: Row) -> None:
+        """From the slot's next inference until `release`, each of the parts stands for the one of
+        its kind in what is asked, or joins it; they stand for those of an earlier correction."""
+        self._corrections[slot] = tuple(parts)
+
+    def release(self, slot: int) -> None:
+        """From the slot's next inference on, nothing is corrected."""
+        self._corrections[slot] = ()
+
+    def row(self, slot: int) -> Row:
+        """What the slot's next inference is asked."""
+        kinds = {type(part) for part in self._corrections[slot]}
+        kept = [part for part in self._asked[slot] if type(part) not in kinds]
+        return [*kept, *self._corrections[slot]]
+
+    def said(self, slot: int) -> str:
+        """The phrase that the slot's last inference acted by; empty for a policy without any."""
+        return self._said[slot]
 
     def observe(self, observation: Arrays, slots: Mask) -> None:
         for slot in np.flatnonzero(slots):
@@ -81,24 +125,39 @@ class Controller:
     def plan(self, slots: Mask) -> NDArray[np.float32]:
         shape = (self.num_slots, self.action_horizon, self.policy.spec.action_dim)
         actions = np.zeros(shape, np.float32)
-        chosen = np.flatnonzero(slots)
-        for start in range(0, len(chosen), self.inference_batch):
-            group = chosen[start : start + self.inference_batch]
-            chunk = self._act(group.tolist())[: len(group), : self.action_horizon]
-            actions[group] = chunk.cpu().numpy()
+        for alike in self._by_kinds(np.flatnonzero(slots).tolist()):
+            for start in range(0, len(alike), self.inference_batch):
+                group = alike[start : start + self.inference_batch]
+                chunk = self._act(group)[: len(group), : self.action_horizon]
+                actions[group] = chunk.cpu().numpy()
         return actions
+
+    def _by_kinds(self, slots: list[int]) -> Iterable[list[int]]:
+        """The slots by which kinds of parts they are asked with.
+
+        A condition has a field if any row has it, and what a policy computes with another field
+        may round differently.
+        """
+        groups: dict[frozenset[type[Part]], list[int]] = {}
+        for slot in slots:
+            groups.setdefault(frozenset(map(type, self.row(slot))), []).append(slot)
+        return groups.values()
 
     def _act(self, slots: list[int]) -> Tensor:
         padding = self.inference_batch - len(slots)
         rows = slots + slots[:1] * padding
         # A padding row must not advance the generator of the slot that it repeats.
         generators = [self._generators[s] for s in slots] + [torch.Generator()] * padding
-        condition = stack([[Language(self._instructions[s])] for s in rows])
-        return self.policy.act(
-            self._observation(rows).to(self.device),
-            condition.to(self.device),
-            noise=RowNoise(generators),
-        )
+        observation = self._observation(rows).to(self.device)
+        condition = stack([self.row(s) for s in rows]).to(self.device)
+        noise = RowNoise(generators)
+        if not isinstance(self.policy, Speaker):
+            return self.policy.act(observation, condition, noise=noise)
+        previous = tuple(self._said[s] for s in rows)
+        chunk, phrases = self.policy.plan(observation, condition, previous, noise=noise)
+        for slot, phrase in zip(slots, phrases, strict=False):
+            self._said[slot] = phrase
+        return chunk
 
     def _observation(self, rows: list[int]) -> Observation:
         def column(name: str) -> Tensor:
