@@ -34,6 +34,7 @@ _PARTS: Mapping[str, type[Part]] = {kind.__name__: kind for kind in get_args(Par
 _MOST = 10_000  # interventions in an episode
 _LONGEST = 16_000_000  # characters of one content
 _LARGEST = 4096 * 4096  # pixels of one picture
+_MOST_FLOAT = float(np.finfo(np.float32).max)
 _PNG = "data:image/png;base64,"
 _NO_PNG = (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -171,7 +172,7 @@ def _part(kind: str, text: str) -> Part:
 
 def _numbers(found: Any) -> NDArray[np.float32]:
     plain = isinstance(found, list) and all(
-        type(x) in (int, float) and abs(x) < np.finfo(np.float32).max for x in found
+        type(x) in (int, float) and abs(x) < _MOST_FLOAT for x in found
     )
     state = np.asarray(found if plain else [], np.float32)
     if not plain or not len(state) or not np.isfinite(state).all():
