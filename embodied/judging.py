@@ -15,6 +15,7 @@ from embodied.gathering import gather
 from embodied.launchers import Launcher, Processes
 from embodied.loading import PackedPolicy
 from embodied.parts import Part
+from embodied.people.simulated import Simulated
 from embodied.policies.base import Policy
 from embodied.progress import Progress
 from embodied.results import Evaluation
@@ -51,14 +52,19 @@ def judge(config: Config, policy: Policy, parts: Sequence[Part]) -> dict[str, Ev
 
 def _queues(trials: Sequence[tuple[Part, Trial]]) -> list[Queue]:
     """One queue for each suite and actor; those of one suite beside one another."""
-    suites: list[Suite] = []
+    suites: list[Suite] = []  # those with people are of their own
     waiting: dict[tuple[int, bool], dict[int, Trial]] = {}
+    people: dict[tuple[int, bool], Simulated | None] = {}
     for number, (part, trial) in enumerate(trials):
         if part.suite not in suites:  # suites need not be hashable
             suites.append(part.suite)
         key = suites.index(part.suite), part.obeys
         waiting.setdefault(key, {})[number] = trial
-    return [Queue(suites[suite], obeys, waiting[suite, obeys]) for suite, obeys in sorted(waiting)]
+        people[key] = part.people
+    return [
+        Queue(suites[suite], obeys, waiting[suite, obeys], people[suite, obeys])
+        for suite, obeys in sorted(waiting)
+    ]
 
 
 def _outcomes(config: Config, policy: Policy, queues: Sequence[Queue]) -> Iterator[Outcomes]:

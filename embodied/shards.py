@@ -15,6 +15,8 @@ import torch
 
 from embodied.evaluation import Outcomes, Trial, play
 from embodied.loading import PackedPolicy
+from embodied.people.live import play_corrected
+from embodied.people.simulated import Simulated
 from embodied.policies.base import Policy
 from embodied.protocols import other_task
 from embodied.rollout import Actor, Controller, ExpertActor
@@ -30,11 +32,13 @@ class Queue:
 
     Attributes:
         trials: number within the evaluation -> trial.
+        people: who corrects the policy; None for nobody.
     """
 
     suite: Suite
     obeys: bool
     trials: Mapping[int, Trial]
+    people: Simulated | None = None
 
     def only(self, numbers: Collection[int]) -> Queue:
         """The queue without the trials that are not among `numbers`."""
@@ -90,9 +94,19 @@ def play_queues(policy: Policy, queues: Sequence[Queue], settings: Settings) -> 
         with open_envs(suite, settings) as envs:
             for queue in of_suite:
                 numbers, trials = list(queue.trials), list(queue.trials.values())
-                actor = _expert(suite, envs) if queue.obeys else control(policy, envs, settings)
-                for ended in play(actor, envs, trials):
+                for ended in _play(policy, queue, envs, trials, settings):
                     yield {numbers[i]: outcome for i, outcome in ended.items()}
+
+
+def _play(
+    policy: Policy, queue: Queue, envs: Any, trials: Sequence[Trial], settings: Settings
+) -> Iterator[Outcomes]:
+    if queue.obeys:
+        return play(_expert(queue.suite, envs), envs, trials)
+    controller = control(policy, envs, settings)
+    if queue.people is not None:
+        return play_corrected(controller, queue.people, envs, trials)
+    return play(controller, envs, trials)
 
 
 def control(policy: Policy, envs: Any, settings: Settings) -> Controller:

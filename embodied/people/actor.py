@@ -139,6 +139,7 @@ class Corrected:
             planned=session.queue[0],
             executed=session.executed,
             corrected=bool(session.corrected) and session.corrected[-1] >= 0,
+            held=session.taken,
             waiting=session.correction is not None and not session.taken,
         )
 

@@ -37,6 +37,7 @@ class View:
         planned: (A,) what is about to be executed, environment units.
         executed: (A,) what was executed in the step before; None at first.
         corrected: whether that was under a correction.
+        held: whether what happens now is.
         waiting: whether a correction was given that no inference has taken up yet.
     """
 
@@ -47,6 +48,7 @@ class View:
     planned: Action
     executed: Action | None = None
     corrected: bool = False
+    held: bool = False
     waiting: bool = False
 
     @property
