@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embodied.conditions import Language, Part, Row, stack
-from embodied.noise import Noise, RowNoise
-from embodied.policies.base import Policy
-from embodied.structs import Condition, Observation
+from embodied.noise import RowNoise
+from embodied.policies.base import Planner, Policy
+from embodied.structs import Observation
 from embodied.suites import Assignment, Expert
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -36,20 +37,27 @@ class Actor(Protocol):
         ...
 
 
-@runtime_checkable
-class Speaker(Protocol):
-    """A policy that puts into words what it is about to do, and acts by them."""
+@dataclass
+class _Phrase:
+    """What a `Planner` said in an episode.
 
-    def plan(
-        self,
-        observation: Observation,
-        condition: Condition,
-        previous: tuple[str, ...],
-        *,
-        noise: Noise,
-    ) -> tuple[Tensor, tuple[str, ...]]:
-        """Chunks (B, H, A) and the B phrases that they were made by; see `Controller`."""
-        ...
+    Attributes:
+        acted: what its last actions obey; empty before the first.
+        carried: what it is given at the next planning.
+        age: steps since it was last asked anew.
+    """
+
+    acted: str = ""
+    carried: str | None = None
+    age: int = 0
+
+    def previous(self, hold_steps: int) -> str | None:
+        return self.carried if self.age < hold_steps else None
+
+    def update(self, previous: str | None, acted: str, carried: str | None) -> None:
+        self.acted, self.carried = acted, carried
+        if previous is None:
+            self.age = 0
 
 
 class Controller:
@@ -60,9 +68,7 @@ class Controller:
     other sizes, and each row draws its noise from its episode's own generator. Rows of one call
     have parts of the same kinds, so that one that is corrected (`correct`) changes no other.
 
-    A policy that acts by phrases may offer `plan(observation, condition, previous, *, noise)`
-    beside `act`: it takes what each row said last ("" at first) and gives the chunks and what each
-    row says now. Such memory is the episode's, so it is kept here.
+    For a `Planner` it remembers each episode's phrase.
 
     Args:
         action_horizon: how many actions of each chunk are executed before planning again.
@@ -83,16 +89,16 @@ class Controller:
         self.num_slots = num_slots
         self.device = next(policy.parameters()).device
         self._history: list[list[dict[str, NDArray[Any]]]] = [[] for _ in range(num_slots)]
-        self._asked: list[Row] = [[] for _ in range(num_slots)]
+        self._told: list[Row] = [[] for _ in range(num_slots)]
         self._corrections: list[Row] = [() for _ in range(num_slots)]
-        self._said = [""] * num_slots
+        self._phrases = [_Phrase() for _ in range(num_slots)]
         self._generators = [torch.Generator() for _ in range(num_slots)]
 
     def reset(self, slot: int, assignment: Assignment) -> None:
         self._history[slot] = []
-        self._asked[slot] = [Language(assignment.instruction)]
+        self._told[slot] = [Language(assignment.instruction)]
         self._corrections[slot] = ()
-        self._said[slot] = ""
+        self._phrases[slot] = _Phrase()
         self._generators[slot].manual_seed(assignment.seed)
 
     def correct(self, slot: int, parts: Row) -> None:
@@ -107,12 +113,12 @@ class Controller:
     def row(self, slot: int) -> Row:
         """What the slot's next inference is asked."""
         kinds = {type(part) for part in self._corrections[slot]}
-        kept = [part for part in self._asked[slot] if type(part) not in kinds]
+        kept = [part for part in self._told[slot] if type(part) not in kinds]
         return [*kept, *self._corrections[slot]]
 
     def said(self, slot: int) -> str:
         """The phrase that the slot's last inference acted by; empty for a policy without any."""
-        return self._said[slot]
+        return self._phrases[slot].acted
 
     def observe(self, observation: Arrays, slots: Mask) -> None:
         for slot in np.flatnonzero(slots):
@@ -120,6 +126,7 @@ class Controller:
             history = self._history[slot]
             history.extend([row] * (1 if history else self.policy.obs_horizon))
             del history[: -self.policy.obs_horizon]
+            self._phrases[slot].age += 1
 
     @torch.inference_mode()
     def plan(self, slots: Mask) -> NDArray[np.float32]:
@@ -151,13 +158,13 @@ class Controller:
         observation = self._observation(rows).to(self.device)
         condition = stack([self.row(s) for s in rows]).to(self.device)
         noise = RowNoise(generators)
-        if not isinstance(self.policy, Speaker):
+        if not isinstance(self.policy, Planner):
             return self.policy.act(observation, condition, noise=noise)
-        previous = tuple(self._said[s] for s in rows)
-        chunk, phrases = self.policy.plan(observation, condition, previous, noise=noise)
-        for slot, phrase in zip(slots, phrases, strict=False):
-            self._said[slot] = phrase
-        return chunk
+        previous = [self._phrases[s].previous(self.policy.hold_steps) for s in rows]
+        plan = self.policy.plan(observation, condition, previous, noise=noise)
+        for slot, *phrase in zip(slots, previous, plan.phrases, plan.carried, strict=False):
+            self._phrases[slot].update(*phrase)
+        return plan.action
 
     def _observation(self, rows: list[int]) -> Observation:
         def column(name: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from embodied.evaluation import evaluate
 from embodied.noise import Noise
 from embodied.people.actor import Corrected
 from embodied.people.corrections import Action, Correction, Person, Release, View
-from embodied.policies.base import Policy
+from embodied.policies.base import Plan, Policy
 from embodied.policies.chunk import ChunkPolicy
 from embodied.protocols import Protocol
 from embodied.results import Outcome
@@ -58,18 +58,23 @@ class Obedient(Policy):
 
 
 class Talker(Obedient):
-    """Says "a", "aa", ... unless it is given a phrase."""
+    """Says "a", then one letter more at each planning for four steps, unless it is given words."""
+
+    hold_steps = 4
 
     def plan(
         self,
         observation: Observation,
         condition: Condition,
-        previous: tuple[str, ...],
+        previous: Sequence[str | None],
         *,
         noise: Noise,
-    ) -> tuple[Tensor, tuple[str, ...]]:
+    ) -> Plan:
         chunk = self.act(observation, condition, noise=noise)
-        return chunk, condition.motion or tuple(f"{text}a" for text in previous)
+        own = tuple("a" if text is None else f"{text}a" for text in previous)
+        if condition.motion:
+            return Plan(chunk, condition.motion, own, (None,) * len(own))
+        return Plan(chunk, own, own, own)
 
 
 @dataclass
@@ -235,14 +240,19 @@ def test_a_reset_forgets_corrections_and_phrases() -> None:
     assert actor.controller.said(0) == ""
 
 
-def test_a_policys_phrases_are_heard_and_remembered_for_it() -> None:
+def test_a_policys_phrases_are_remembered_for_it_for_as_long_as_it_holds_them() -> None:
+    actor, _ = run({}, 10, action_horizon=2, policy=Talker())
+    session = actor.sessions[0]
+    assert session is not None
+    assert session.said == ["a", "a", "aa", "aa", "a", "a", "aa", "aa", "a", "a"]
+
+
+def test_after_a_correction_the_policy_is_asked_anew() -> None:
     actor, _ = run({3: motion("longer", 2, replan=True)}, 7, action_horizon=2, policy=Talker())
     session = actor.sessions[0]
     assert session is not None
-    assert session.said[:3] == ["a", "a", "aa"]
-    assert session.said[3:5] == ["longer", "longer"]
+    assert session.said == ["a", "a", "aa", "longer", "longer", "a", "a"]
     assert session.interventions[0].said == "aa"
-    assert session.said[5] == "longera"
 
 
 @pytest.mark.parametrize(
