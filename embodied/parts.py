@@ -9,7 +9,7 @@ from typing import Any
 from embodied import robustness
 from embodied.build import ConfigError, instantiate
 from embodied.evaluation import Trial
-from embodied.people.live import SUFFIX, watched
+from embodied.people.live import SUFFIX
 from embodied.people.simulated import Simulated
 from embodied.protocols import Protocol
 from embodied.suites import Suite, has_experts
@@ -71,7 +71,7 @@ def _watched(config: Config, part: Part) -> tuple[Part, ...]:
     people: Simulated = instantiate(config["person"], suite=part.suite, extra_targets=extra)
     people = people.share(part.protocol.assignments(part.suite))
     protocol = replace(part.protocol, name=part.protocol.name + SUFFIX)
-    return (Part(CORRECTED, watched(part.suite), protocol, people=people),)
+    return (replace(part, name=CORRECTED, protocol=protocol, people=people),)
 
 
 def _obeying(part: Part) -> Part:

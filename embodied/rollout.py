@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,6 +37,20 @@ class Actor(Protocol):
         ...
 
 
+@runtime_checkable
+class Measuring(Protocol):
+    """An actor that measures the episodes it acts in."""
+
+    def measure(self, slot: int) -> Mapping[str, float]:
+        """Of the episode that ends in a slot."""
+        ...
+
+
+def tell(assignment: Assignment) -> Row:
+    """The assignment's instruction."""
+    return [Language(assignment.instruction)]
+
+
 @dataclass
 class _Phrase:
     """What a `Planner` said in an episode.
@@ -66,17 +80,23 @@ class Controller:
     An episode's actions do not depend on its neighbours: the policy is always called with
     `inference_batch` rows (the last ones padded), because matrix kernels round differently at
     other sizes, and each row draws its noise from its episode's own generator. Rows of one call
-    have parts of the same kinds, so that one that is corrected (`correct`) changes no other.
-
-    For a `Planner` it remembers each episode's phrase.
+    have parts of the same kinds, so that one that is corrected (`correct`) changes no other. For a
+    `Planner` it remembers each episode's phrase.
 
     Args:
         action_horizon: how many actions of each chunk are executed before planning again.
         inference_batch: rows of each call of the policy.
+        prompts: what the policy is told in an episode.
     """
 
     def __init__(
-        self, policy: Policy, num_slots: int, *, action_horizon: int, inference_batch: int = 16
+        self,
+        policy: Policy,
+        num_slots: int,
+        *,
+        action_horizon: int,
+        inference_batch: int = 16,
+        prompts: Callable[[Assignment], Row] = tell,
     ) -> None:
         if not 1 <= action_horizon <= policy.pred_horizon:
             raise ValueError(
@@ -89,6 +109,7 @@ class Controller:
         self.num_slots = num_slots
         self.device = next(policy.parameters()).device
         self._history: list[list[dict[str, NDArray[Any]]]] = [[] for _ in range(num_slots)]
+        self.prompts = prompts
         self._told: list[Row] = [[] for _ in range(num_slots)]
         self._corrections: list[Row] = [() for _ in range(num_slots)]
         self._phrases = [_Phrase() for _ in range(num_slots)]
@@ -96,7 +117,7 @@ class Controller:
 
     def reset(self, slot: int, assignment: Assignment) -> None:
         self._history[slot] = []
-        self._told[slot] = [Language(assignment.instruction)]
+        self._told[slot] = self.prompts(assignment)
         self._corrections[slot] = ()
         self._phrases[slot] = _Phrase()
         self._generators[slot].manual_seed(assignment.seed)
@@ -155,8 +176,8 @@ class Controller:
         rows = slots + slots[:1] * padding
         # A padding row must not advance the generator of the slot that it repeats.
         generators = [self._generators[s] for s in slots] + [torch.Generator()] * padding
-        observation = self._observation(rows).to(self.device)
         condition = stack([self.row(s) for s in rows]).to(self.device)
+        observation = self._observation(rows).to(self.device)
         noise = RowNoise(generators)
         if not isinstance(self.policy, Planner):
             return self.policy.act(observation, condition, noise=noise)

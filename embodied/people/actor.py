@@ -104,6 +104,11 @@ class Corrected:
             actions[slot, 0] = self._execute(slot)
         return actions
 
+    def measure(self, slot: int) -> dict[str, float]:
+        """Of the episode that ends in a slot: "corrections", their number, and "corrected_share",
+        the share of its steps that were executed under one."""
+        return self._session(slot).metrics()
+
     def _infer(self, slots: list[int]) -> None:
         """New chunks where they are used up."""
         due = [slot for slot in slots if not self._session(slot).queue]

@@ -1,9 +1,8 @@
-"""Episodes with people beside the policy: counted in an evaluation, or kept as data."""
+"""Episodes with people beside the policy, kept as data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from embodied.build import instantiate
@@ -11,7 +10,6 @@ from embodied.evaluation import Film, Outcomes, Trial, play
 from embodied.people.actor import Corrected, Session
 from embodied.people.corrections import People
 from embodied.people.recorder import Recorder, Tape
-from embodied.results import Outcome
 from embodied.rollout import Controller
 from embodied.structs import Episode, Spec
 from embodied.suites import Assignment, Suite
@@ -28,22 +26,6 @@ def watched(suite: Suite) -> Suite:
     return found
 
 
-def play_corrected(
-    controller: Controller,
-    people: People,
-    envs: Any,
-    trials: Sequence[Trial],
-    *,
-    film: Film | None = None,
-    film_every: int = 4,
-) -> Iterator[Outcomes]:
-    """As `play`, with people; outcomes have the metrics "corrections", their number, and
-    "corrected_share", the share of steps that were executed under one."""
-    actor = _Followed(controller, people)
-    for ended in play(actor, envs, trials, film=film, film_every=film_every):
-        yield {i: _measured(outcome, actor.by_trial[i]) for i, outcome in ended.items()}
-
-
 def play_and_keep(
     controller: Controller,
     people: People,
@@ -56,59 +38,42 @@ def play_and_keep(
     film: Film | None = None,
     film_every: int = 4,
 ) -> Iterator[Outcomes]:
-    """As `play_corrected`; every valid episode is written as soon as it ends, with what was said.
+    """As `play` with people beside the controller, and writes every valid episode, with what was
+    said, as soon as it ends.
 
     Args:
         write: called with (number of the trial, episode).
-        spec: of the episodes: the policy's, or that of the suite.
+        spec: of the episodes.
         level: "motion" or "subtask": what the policy's phrases are.
     """
     recorder = Recorder(envs)
-    actor = _Followed(controller, people, recorder)
+    actor = _Kept(controller, people, recorder)
     for ended in play(actor, recorder, trials, film=film, film_every=film_every):
-        found = {i: _measured(outcome, actor.by_trial[i]) for i, outcome in ended.items()}
-        for i, outcome in found.items():
-            if outcome.valid:
-                session = actor.by_trial[i]
-                write(i, actor.tapes[i].episode(session, outcome, spec, level=level))
-            actor.forget(i)
-        yield found
+        for trial, outcome in ended.items():
+            session, tape = actor.ended.pop(trial)
+            if outcome.valid and tape is not None:
+                write(trial, tape.episode(session, outcome, spec, level=level))
+        yield ended
 
 
-def _measured(outcome: Outcome, session: Session) -> Outcome:
-    return replace(outcome, metrics={**outcome.metrics, **session.metrics()})
-
-
-class _Followed(Corrected):
-    """Knows which trial runs in which slot: `play` resets slots in the order of the trials.
+class _Kept(Corrected):
+    """Knows which trial runs in which slot: `play` begins the trials in their order.
 
     Attributes:
-        by_trial: of each trial that has begun, what happened.
-        tapes: of each trial that has been observed, what the recorder keeps of it.
+        ended: trial -> what happened in it, and the tape; None if it never began.
     """
 
-    def __init__(
-        self, controller: Controller, people: People, recorder: Recorder | None = None
-    ) -> None:
+    def __init__(self, controller: Controller, people: People, recorder: Recorder) -> None:
         super().__init__(controller, people)
-        self.by_trial: dict[int, Session] = {}
-        self.tapes: dict[int, Tape] = {}
-        self._recorder, self._trials, self._begun = recorder, [-1] * controller.num_slots, 0
+        self.ended: dict[int, tuple[Session, Tape | None]] = {}
+        self._recorder, self._begun = recorder, 0
+        self._trials = [-1] * controller.num_slots
 
     def reset(self, slot: int, assignment: Assignment) -> None:
         super().reset(slot, assignment)
-        session = self.sessions[slot]
-        assert session is not None
-        self.by_trial[self._begun] = session
+        self._recorder.tapes[slot] = None
         self._trials[slot], self._begun = self._begun, self._begun + 1
 
-    def observe(self, observation: Mapping[str, Any], slots: Any) -> None:
-        super().observe(observation, slots)
-        for slot in range(self.controller.num_slots):
-            tape = None if self._recorder is None else self._recorder.tapes[slot]
-            if slots[slot] and tape is not None:
-                self.tapes[self._trials[slot]] = tape
-
-    def forget(self, trial: int) -> None:
-        """Frees what a trial that has ended holds."""
-        self.by_trial.pop(trial), self.tapes.pop(trial, None)
+    def measure(self, slot: int) -> dict[str, float]:
+        self.ended[self._trials[slot]] = self._session(slot), self._recorder.tapes[slot]
+        return super().measure(slot)

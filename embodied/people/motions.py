@@ -50,8 +50,8 @@ class Foresight:
         sizes |= {len(each) for each in optional if each is not None}
         if len(sizes) > 1 or self.horizon < 1:
             raise ValueError(
-                "columns, controls, scale, inertia and bounds must be of one length and horizon 1 or more, "
-                f"got lengths {sorted(sizes)} and horizon {self.horizon}"
+                "columns, controls, scale, inertia and bounds must be of one length and horizon 1 "
+                f"or more, got lengths {sorted(sizes)} and horizon {self.horizon}"
             )
 
     def pose(self, state: NDArray[Any]) -> Vector:

@@ -3,76 +3,48 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embodied.conditions import GoalImage, GoalState, Part, Sketch
-from embodied.data.sketches import Camera, Trace, draw
+from embodied.data.sketches import draw
 from embodied.people.corrections import Action, Correction, Level, View
-from embodied.suites import Assignment, Suite
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """What an expert does in an episode.
-
-    Attributes:
-        state: (L, S) as a policy observes it.
-        images: camera -> (L, h, w, 3) uint8.
-        cameras: camera -> its matrices, where the simulator knows them.
-    """
-
-    state: NDArray[np.float32]
-    images: Mapping[str, NDArray[np.uint8]]
-    cameras: Mapping[str, Any]
-
-
-def rehearse(suite: Suite, assignment: Assignment) -> Demonstration:
-    """The suite's expert in the very episode, in an environment of its own, until it succeeds."""
-    expert = suite.expert(assignment.task, seed=assignment.seed)
-    options = {name: getattr(assignment, name) for name in ("task", "goal", "benchmark_seed")}
-    options["instruction"] = assignment.instruction
-    with closing(suite.make_env()) as env:
-        observation, _ = env.reset(seed=assignment.seed, options=options)
-        seen, ended = [observation], False
-        for _ in range(suite.max_steps):
-            view = getattr(env.unwrapped, "full_observation", observation["state"])
-            observation, _, terminated, truncated, info = env.step(expert(view))
-            seen.append(observation)
-            ended = terminated or truncated or info["success"]
-            if ended:
-                break
-        cameras: Mapping[str, Any] = getattr(env.unwrapped, "camera_matrices", dict)()
-    rows = {name: np.stack([np.array(each[name]) for each in seen]) for name in seen[0]}
-    return Demonstration(rows.pop("state").astype(np.float32), rows, cameras)
+from embodied.prompting import Prompter, demonstrating
+from embodied.suites import Assignment, Suite, hand_of
 
 
 class _Shower(abc.ABC):
-    """Speaks where the policy is far from the demonstration, or late.
+    """Speaks where the policy is far from a demonstration of the episode, or late.
 
     Args:
-        columns: which numbers of the state are compared with the demonstration's.
         tolerance: distance from all its states that is let pass, in their units.
+        columns: which numbers of the state are compared; None: the hand's position.
         late: steps by which the nearest state may lag behind; None: any number.
     """
 
     level: Level
+    shown: str
+    """The modality that prompts are made in."""
 
     def __init__(
         self,
         *,
         suite: Suite,
         assignment: Assignment,
-        columns: Sequence[int],
         tolerance: float,
+        columns: Sequence[int] | None = None,
         late: int | None = None,
     ) -> None:
-        self.demonstration = rehearse(suite, assignment)
+        if columns is None:
+            if (hand := hand_of(suite)) is None:
+                raise ValueError(f"{suite.name} does not say where its hand is: give `columns`")
+            columns = hand.position
+        with demonstrating(suite) as demonstrate:
+            self._prepare(Prompter(demonstrate, [self.shown]), assignment)
+            self.demonstration = demonstrate(assignment)
         self._columns, self._tolerance, self._late = list(columns), tolerance, late
         self._path = self.demonstration.state[:, self._columns]
 
@@ -83,7 +55,7 @@ class _Shower(abc.ABC):
         is_late = self._late is not None and view.step - nearest > self._late
         if distances[nearest] <= self._tolerance and not is_late:
             return None
-        return Correction(self.level, tuple(self._shown(nearest)))
+        return Correction(self.level, self._prompt(nearest))
 
     def demonstrate(self, view: View) -> Action | None:
         return None
@@ -91,74 +63,60 @@ class _Shower(abc.ABC):
     @abc.abstractmethod
     def mistaken(self, wanted: Correction, random: np.random.Generator) -> Correction: ...
     @abc.abstractmethod
-    def _shown(self, nearest: int) -> Sequence[Part]:
-        """The prompt for a policy whose nearest state is that of a step of the demonstration."""
+    def _prepare(self, prompter: Prompter, assignment: Assignment) -> None:
+        """Takes what prompts are made of, while the demonstrator is open."""
+
+    @abc.abstractmethod
+    def _prompt(self, nearest: int) -> tuple[Part, ...]:
+        """For a policy whose nearest state is that of a step of the demonstration."""
 
 
 class GoalCorrector(_Shower):
-    """Shows a state, or what the cameras see in it, that the demonstration comes to next.
+    """Shows a state that the demonstration comes to.
 
     Args:
-        ahead: how many of its steps later.
-        state, images: which of the two are shown.
+        ahead: how many of its steps later; None: its end.
+        images: shows what the cameras see at its end instead.
     """
 
-    level = "goal"
+    level, shown = "goal", "goal_image"
 
-    def __init__(
-        self, *, ahead: int = 20, state: bool = True, images: bool = False, **usual: Any
-    ) -> None:
+    def __init__(self, *, ahead: int | None = 20, images: bool = False, **usual: Any) -> None:
         super().__init__(**usual)
-        if not (state or images):
-            raise ValueError("a goal needs a state, images or both, got neither")
-        self._ahead, self._state, self._images = ahead, state, images
+        self._ahead, self._images = ahead, images
 
     def mistaken(self, wanted: Correction, random: np.random.Generator) -> Correction:
         """Any state of the demonstration."""
-        step = int(random.integers(len(self._path)))
-        return Correction(self.level, tuple(self._goal(step)))
+        state = self.demonstration.state[int(random.integers(len(self._path)))]
+        return Correction(self.level, (GoalState(state),))
 
-    def _shown(self, nearest: int) -> Sequence[Part]:
-        return self._goal(min(nearest + self._ahead, len(self._path) - 1))
+    def _prepare(self, prompter: Prompter, assignment: Assignment) -> None:
+        self._final = prompter(assignment)[0]
 
-    def _goal(self, step: int) -> list[Part]:
-        images = {name: frames[step] for name, frames in self.demonstration.images.items()}
-        state: list[Part] = [GoalState(self.demonstration.state[step])] if self._state else []
-        return [*state, GoalImage(images)] if self._images else state
+    def _prompt(self, nearest: int) -> tuple[Part, ...]:
+        if self._images:
+            assert isinstance(self._final, GoalImage)
+            if not self._final.images:
+                raise ValueError("goal images need a suite with cameras; give images=false")
+            return (self._final,)
+        last = len(self._path) - 1
+        step = last if self._ahead is None else min(nearest + self._ahead, last)
+        return (GoalState(self.demonstration.state[step]),)
 
 
 class SketchCorrector(_Shower):
     """Draws the demonstration's path from where the policy is on (RT-Trajectory,
-    arXiv:2311.01977).
+    arXiv:2311.01977), in the image of the suite's first camera that stays in place.
 
     Args:
-        camera: in whose image.
-        position: which numbers of the state are the hand's position, in m, in the frame of the
-            camera's extrinsics; two leave the height at 0.
-        size: (h, w) of the sketch; None: the camera's.
-        matrices: of the camera, where the simulator does not know them.
         with_height: whether colours tell heights.
     """
 
-    level = "sketch"
+    level, shown = "sketch", "sketch"
 
-    def __init__(
-        self,
-        *,
-        camera: str,
-        position: Sequence[int] = (0, 1, 2),
-        size: tuple[int, int] | None = None,
-        matrices: Mapping[str, Any] | None = None,
-        with_height: bool = True,
-        **usual: Any,
-    ) -> None:
+    def __init__(self, *, with_height: bool = True, **usual: Any) -> None:
         super().__init__(**usual)
-        found = matrices or self.demonstration.cameras.get(camera)
-        if found is None:
-            raise ValueError(f"nobody knows the matrices of camera {camera!r}; give `matrices`")
-        self._camera, self._size, self._with_height = Camera.of(found), size, with_height
-        points = self.demonstration.state[:, list(position)].astype(np.float64)
-        self._points = np.pad(points, ((0, 0), (0, 3 - points.shape[1])))
+        self._with_height = with_height
 
     def mistaken(self, wanted: Correction, random: np.random.Generator) -> Correction:
         """The path mirrored, left for right."""
@@ -166,10 +124,17 @@ class SketchCorrector(_Shower):
         assert isinstance(part, Sketch)
         return Correction(self.level, (Sketch(np.ascontiguousarray(part.image[:, ::-1])),))
 
-    def _shown(self, nearest: int) -> Sequence[Part]:
-        points = self._points[nearest:]
-        pixels, _ = self._camera.project(points)
-        trace = Trace(pixels, points[:, 2], self._camera.size)
-        if self._size is not None:
-            trace = trace.scaled((self._size[0], self._size[1]))
-        return [Sketch(draw(trace, with_height=self._with_height))]
+    def _prepare(self, prompter: Prompter, assignment: Assignment) -> None:
+        self._trace = prompter.trace(assignment)
+
+    def _prompt(self, nearest: int) -> tuple[Part, ...]:
+        marks = (self._trace.closes, self._trace.opens)
+        closes, opens = (None if m is None or m < nearest else m - nearest for m in marks)
+        rest = replace(
+            self._trace,
+            points=self._trace.points[nearest:],
+            heights=self._trace.heights[nearest:],
+            closes=closes,
+            opens=opens,
+        )
+        return (Sketch(draw(rest, with_height=self._with_height)),)

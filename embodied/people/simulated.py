@@ -1,6 +1,5 @@
 """People in software: how soon they notice, how fast and how rightly they speak, how often.
 
-
 What they want comes from a `Corrector`, which knows the task; everything here is the same for all.
 """
 
