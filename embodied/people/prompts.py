@@ -23,6 +23,9 @@ class _Shower(abc.ABC):
         tolerance: distance from all its states that is let pass, in their units.
         columns: which numbers of the state are compared; None: the hand's position.
         late: steps by which the nearest state may lag behind; None: any number.
+
+    Attributes:
+        states: (L + 1, S) of the demonstration.
     """
 
     level: Level
@@ -44,9 +47,10 @@ class _Shower(abc.ABC):
             columns = hand.position
         with demonstrating(suite) as demonstrate:
             self._prepare(Prompter(demonstrate, [self.shown]), assignment)
-            self.demonstration = demonstrate(assignment)
+            shown = demonstrate(assignment)
+        self.states = np.concatenate([shown.state, shown.final["state"][None]])
         self._columns, self._tolerance, self._late = list(columns), tolerance, late
-        self._path = self.demonstration.state[:, self._columns]
+        self._path = self.states[:, self._columns]
 
     def __call__(self, view: View) -> Correction | None:
         here = np.asarray(view.observation["state"])[self._columns]
@@ -87,7 +91,7 @@ class GoalCorrector(_Shower):
 
     def mistaken(self, wanted: Correction, random: np.random.Generator) -> Correction:
         """Any state of the demonstration."""
-        state = self.demonstration.state[int(random.integers(len(self._path)))]
+        state = self.states[int(random.integers(len(self._path)))]
         return Correction(self.level, (GoalState(state),))
 
     def _prepare(self, prompter: Prompter, assignment: Assignment) -> None:
@@ -101,7 +105,7 @@ class GoalCorrector(_Shower):
             return (self._final,)
         last = len(self._path) - 1
         step = last if self._ahead is None else min(nearest + self._ahead, last)
-        return (GoalState(self.demonstration.state[step]),)
+        return (GoalState(self.states[step]),)
 
 
 class SketchCorrector(_Shower):
@@ -128,6 +132,7 @@ class SketchCorrector(_Shower):
         self._trace = prompter.trace(assignment)
 
     def _prompt(self, nearest: int) -> tuple[Part, ...]:
+        nearest = min(nearest, len(self._trace.points) - 1)
         marks = (self._trace.closes, self._trace.opens)
         closes, opens = (None if m is None or m < nearest else m - nearest for m in marks)
         rest = replace(
