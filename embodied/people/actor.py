@@ -52,6 +52,17 @@ class Session:
             return False
         return self.interventions[-1].num_steps >= correction.steps
 
+    def until(self, step: int) -> Session:
+        """What had happened before a step."""
+        known = [each for each in self.interventions if each.step < step]
+        return replace(
+            self,
+            interventions=[each.until(step) for each in known],
+            said=self.said[:step],
+            corrected=self.corrected[:step],
+            expert=self.expert[:step],
+        )
+
     def metrics(self) -> dict[str, float]:
         """How often the person spoke, and the share of steps that were executed under them."""
         under = sum(index >= 0 for index in self.corrected)

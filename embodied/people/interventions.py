@@ -8,7 +8,7 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -62,6 +62,12 @@ class Intervention:
     content: Mapping[str, str]
     who: str
     said: str = ""
+
+    def until(self, step: int) -> Intervention:
+        """As far as it had come before a step."""
+        if self.since is None or self.last is None or self.since >= step:
+            return replace(self, since=None, last=None)
+        return replace(self, last=min(self.last, step - 1))
 
     @property
     def parts(self) -> Row:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from embodied.build import instantiate
-from embodied.evaluation import Film, Outcomes, Trial, play
+from embodied.evaluation import Outcomes, Trial, play
 from embodied.people.actor import Corrected, Session
 from embodied.people.corrections import People
 from embodied.people.recorder import Recorder, Tape
+from embodied.results import Outcome
 from embodied.rollout import Controller
 from embodied.structs import Episode, Spec
 from embodied.suites import Assignment, Suite
@@ -35,8 +36,7 @@ def play_and_keep(
     *,
     spec: Spec,
     level: str = "subtask",
-    film: Film | None = None,
-    film_every: int = 4,
+    keep_unfinished: bool = False,
 ) -> Iterator[Outcomes]:
     """As `play` with people beside the controller, and writes every valid episode, with what was
     said, as soon as it ends.
@@ -45,15 +45,26 @@ def play_and_keep(
         write: called with (number of the trial, episode).
         spec: of the episodes.
         level: "motion" or "subtask": what the policy's phrases are.
+        keep_unfinished: whether also those are written that an exception cuts short.
     """
     recorder = Recorder(envs)
     actor = _Kept(controller, people, recorder)
-    for ended in play(actor, recorder, trials, film=film, film_every=film_every):
-        for trial, outcome in ended.items():
-            session, tape = actor.ended.pop(trial)
-            if outcome.valid and tape is not None:
-                write(trial, tape.episode(session, outcome, spec, level=level))
-        yield ended
+    try:
+        for ended in play(actor, recorder, trials):
+            for trial, outcome in ended.items():
+                session, tape = actor.ended.pop(trial)
+                if outcome.valid and tape is not None:
+                    write(trial, tape.episode(session, outcome, spec, level=level))
+            yield ended
+    except BaseException:
+        if keep_unfinished:
+            for trial, session, tape in actor.unfinished():
+                write(trial, tape.episode(session, _cut_short(session, tape), spec, level=level))
+        raise
+
+
+def _cut_short(session: Session, tape: Tape) -> Outcome:
+    return Outcome(session.assignment, False, len(tape.actions), sum(tape.rewards))
 
 
 class _Kept(Corrected):
@@ -76,4 +87,12 @@ class _Kept(Corrected):
 
     def measure(self, slot: int) -> dict[str, float]:
         self.ended[self._trials[slot]] = self._session(slot), self._recorder.tapes[slot]
+        self._trials[slot] = -1
         return super().measure(slot)
+
+    def unfinished(self) -> Iterator[tuple[int, Session, Tape]]:
+        """The trials that are under way and have a step at least."""
+        for slot, trial in enumerate(self._trials):
+            tape = self._recorder.tapes[slot]
+            if trial >= 0 and tape is not None and tape.actions:
+                yield trial, self._session(slot), tape

@@ -39,10 +39,9 @@ class Tape:
             level: "motion" or "subtask": what the policy's phrases are.
         """
         rows, last, assignment = self.observations[:-1], self.observations[-1], outcome.assignment
-        expert = [
-            a if a is not None else done
-            for a, done in zip(session.expert, self.actions, strict=True)
-        ]
+        session = session.until(len(self.actions))  # the last step may have been cut short
+        pairs = zip(session.expert, self.actions, strict=True)
+        expert = [done if wanted is None else wanted for wanted, done in pairs]
         return Episode(
             state=np.stack([row["state"] for row in rows]).astype(np.float32),
             action=np.stack(self.actions),
