@@ -54,7 +54,7 @@ def correct(config: Any) -> Path:
     check_action_horizon(plain, policy)
     root = Path(plain["output"] or found.path.parent.parent / "corrected")
     spec: Spec = instantiate({"_target_": "embodied_datasets.recording.spec_of"}, suite=suite)
-    if plain["person"]:
+    if plain.get("person"):
         _simulate(plain, policy, suite, spec, root)
     else:
         _meet(plain, policy, suite, spec, root)
@@ -262,13 +262,17 @@ def _terminal(
 
 
 def _assignments(config: Config, suite: Suite) -> list[Assignment]:
-    task = config["task"] or suite.tasks[0]
+    asked, seed = config["episode"], config["seed"]
+    task = asked["task"] or suite.tasks[0]
     if task not in suite.tasks:
-        raise ConfigError(f"E_CONFIG_VALUE: task must be one of {list(suite.tasks)}, got {task!r}")
-    text = config["instruction"] or suite.texts(task).canonical
-    first, seed = config["goal"], config["seed"]
+        raise ConfigError(
+            f"E_CONFIG_VALUE: episode.task must be one of {list(suite.tasks)}, got {task!r}"
+        )
+    text = asked["instruction"] or suite.texts(task).canonical
     return [
-        Assignment(task, (first + i) % suite.num_goals, config["benchmark_seed"], seed + i, text)
+        Assignment(
+            task, (asked["goal"] + i) % suite.num_goals, asked["benchmark_seed"], seed + i, text
+        )
         for i in range(config["episodes"])
     ]
 
