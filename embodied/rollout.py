@@ -183,8 +183,8 @@ class Controller:
             return self.policy.act(observation, condition, noise=noise)
         previous = [self._phrases[s].previous(self.policy.hold_steps) for s in rows]
         plan = self.policy.plan(observation, condition, previous, noise=noise)
-        for slot, *phrase in zip(slots, previous, plan.phrases, plan.carried, strict=False):
-            self._phrases[slot].update(*phrase)
+        for slot, *words in zip(slots, previous, plan.phrases, plan.carried, strict=False):
+            self._phrases[slot].update(words[0], words[1] or "", words[2])
         return plan.action
 
     def _observation(self, rows: list[int]) -> Observation:

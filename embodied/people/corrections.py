@@ -92,13 +92,12 @@ class Release:
 
 
 class Person(Protocol):
-    """Watches one episode.
+    """Watches one episode."""
 
-    Attributes:
-        name: who it is, in the records.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """Who it is, in the records."""
+        ...
 
     def __call__(self, view: View) -> Correction | Release | None:
         """Called at every step, before its action is executed; None lets the policy go on."""
@@ -112,7 +111,5 @@ class Person(Protocol):
 
 class People(Protocol):
     """Who watches which episode: a person of its own for each, so that none affects another."""
-
-    name: str
 
     def begin(self, assignment: Assignment) -> Person: ...

@@ -56,7 +56,8 @@ class Foresight:
 
     def pose(self, state: NDArray[Any]) -> Vector:
         """The measures (D,) in a state (S,)."""
-        return np.asarray(state, np.float64)[list(self.columns)]
+        pose: Vector = np.asarray(state, np.float64)[list(self.columns)]
+        return pose
 
     def push(self, action: NDArray[Any]) -> Vector:
         """(D,) by how much an action (A,) would move each measure in one step."""

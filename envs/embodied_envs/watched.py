@@ -81,8 +81,9 @@ class WatchedEnv(gymnasium.Wrapper[Observations, Action, Observations, Action]):
         return {**observation, FULL: self._full(observation)}, info
 
     def step(self, action: Action) -> tuple[Observations, Any, bool, bool, dict[str, Any]]:
-        observation, *rest = self.env.step(action)
-        return ({**observation, FULL: self._full(observation)}, *rest)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        shown = {**observation, FULL: self._full(observation)}
+        return shown, reward, terminated, truncated, info
 
     def _full(self, observation: Observations) -> NDArray[np.float64]:
         seen = getattr(self.env.unwrapped, "full_observation", observation["state"])
