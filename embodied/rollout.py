@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -113,6 +113,7 @@ class Controller:
         self._told: list[Row] = [[] for _ in range(num_slots)]
         self._corrections: list[Row] = [() for _ in range(num_slots)]
         self._phrases = [_Phrase() for _ in range(num_slots)]
+        self._first: list[dict[str, NDArray[Any]]] = [{} for _ in range(num_slots)]
         self._generators = [torch.Generator() for _ in range(num_slots)]
 
     def reset(self, slot: int, assignment: Assignment) -> None:
@@ -145,6 +146,8 @@ class Controller:
         for slot in np.flatnonzero(slots):
             row = {name: np.array(x[slot]) for name, x in observation.items()}
             history = self._history[slot]
+            if not history:
+                self._first[slot] = row
             history.extend([row] * (1 if history else self.policy.obs_horizon))
             del history[: -self.policy.obs_horizon]
             self._phrases[slot].age += 1
@@ -176,8 +179,9 @@ class Controller:
         rows = slots + slots[:1] * padding
         # A padding row must not advance the generator of the slot that it repeats.
         generators = [self._generators[s] for s in slots] + [torch.Generator()] * padding
-        condition = stack([self.row(s) for s in rows]).to(self.device)
-        observation = self._observation(rows).to(self.device)
+        start = self._observation([[self._first[s]] for s in rows])
+        condition = replace(stack([self.row(s) for s in rows]), start=start).to(self.device)
+        observation = self._observation([self._history[s] for s in rows]).to(self.device)
         noise = RowNoise(generators)
         if not isinstance(self.policy, Planner):
             return self.policy.act(observation, condition, noise=noise)
@@ -187,10 +191,10 @@ class Controller:
             self._phrases[slot].update(words[0], words[1] or "", words[2])
         return plan.action
 
-    def _observation(self, rows: list[int]) -> Observation:
+    def _observation(self, histories: list[list[dict[str, NDArray[Any]]]]) -> Observation:
         def column(name: str) -> Tensor:
             return torch.from_numpy(
-                np.asarray([[step[name] for step in self._history[s]] for s in rows])
+                np.asarray([[step[name] for step in each] for each in histories])
             )
 
         return Observation(
