@@ -61,7 +61,8 @@ class Foresight:
 
     def push(self, action: NDArray[Any]) -> Vector:
         """(D,) by how much an action (A,) would move each measure in one step."""
-        return np.asarray(action, np.float64)[list(self.controls)] * np.asarray(self.scale)
+        chosen: Vector = np.asarray(action, np.float64)[list(self.controls)]
+        return chosen * np.asarray(self.scale, np.float64)
 
     def change(self, pose: Vector, speed: Vector, action: NDArray[Any]) -> Vector:
         """(D,) the change over the horizon; `speed` (D,) is that of the last step."""
