@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from embodied.conditions import GoalImage, GoalState, Language, Part, Row, Sketch
 from embodied.data.sketches import Camera, Trace, draw, following_error, trace_hand
 from embodied.protocols import SKETCHES
-from embodied.rollout import Actor, Arrays, Mask
+from embodied.rollout import Actor, Arrays, Mask, Measuring
 from embodied.suites import Assignment, Hand, Suite, check_experts, hand_of
 
 logger = logging.getLogger(__name__)
@@ -207,6 +207,8 @@ class Following:
         assignment, path = self._assignments[slot], self._paths[slot]
         prompter = self._prompter
         found = {"prompt_success": float(prompter.demonstration(assignment).success)}
+        if isinstance(self._actor, Measuring):
+            found |= self._actor.measure(slot)
         if not path or not SKETCHES & set(prompter.modalities):
             return found
         points = np.stack(path)[:, list(prompter.hand.position)].astype(np.float64)
