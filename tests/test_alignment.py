@@ -149,6 +149,15 @@ def test_aligning_learns_which_words_mean_which_change() -> None:
     assert hits(built.similarity(*points), correct, 1).float().mean() > 0.9
 
 
+def test_a_fixed_temperature_is_kept_but_not_learned() -> None:
+    built = policy(learn_temperature=False, temperature=0.5, then="joint")
+    check_policy(built, batch())
+    assert "log_temperature" in built.state_dict()
+    assert "log_temperature" not in dict(built.named_parameters())
+    points = torch.eye(2)
+    assert torch.allclose(built.similarity(points, points), 2 * points)
+
+
 @pytest.mark.parametrize("then", ["frozen", "joint", "free"])
 def test_stages_follow_from_the_step_and_freeze_what_they_should(then: str) -> None:
     built = policy(then=then)

@@ -38,7 +38,9 @@ class AlignedPolicy(ChunkPolicy):
             aligning beside the actions (GRIF-Joint), "free" lets the actions alone shape it (with
             no `align_steps`, the ablation without alignment).
         weight: of the alignment in the "joint" stage.
-        temperature: at first; it is learned.
+        temperature: of the similarities, at first.
+        learn_temperature: whether it is learned. With few labels it falls, and they are soon known
+            by heart.
         chunk: settings of `ChunkPolicy`.
     """
 
@@ -50,6 +52,7 @@ class AlignedPolicy(ChunkPolicy):
         then: Then = "frozen",
         weight: float = 1.0,
         temperature: float = 0.07,
+        learn_temperature: bool = True,
         **chunk: Any,
     ) -> None:
         super().__init__(**chunk)
@@ -68,9 +71,15 @@ class AlignedPolicy(ChunkPolicy):
                 f"got {then!r} and {align_steps}"
             )
         self.align_steps, self.then, self.weight = align_steps, then, weight
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        log_temperature = torch.tensor(math.log(temperature))
+        if learn_temperature:
+            self.log_temperature = nn.Parameter(log_temperature)
+        else:
+            self.register_buffer("log_temperature", log_temperature)
         self.stage: Stage = "joint"
         self.trains_in_stages = True
+
+    log_temperature: Tensor
 
     @property
     def task_encoder(self) -> TaskEncoder:
