@@ -185,6 +185,21 @@ def test_a_goal_encoder_may_look_at_some_numbers_alone() -> None:
         GoalStateEncoder(spec=SPEC, obs_horizon=1, dim=8, columns=[4])
 
 
+def test_jitter_moves_start_and_goal_alike_in_training_alone() -> None:
+    part = GoalStateEncoder(spec=SPEC, obs_horizon=1, dim=8, start=True, jitter=2.0)
+    part.fit_normalizers(Observation(torch.randn(50, 1, 4)), Condition())
+    goal, start = Observation(torch.randn(3, 1, 4)), Observation(torch.randn(3, 1, 4))
+    condition = Condition(goal=goal, start=start)
+    seen: list[Tensor] = []
+    part.mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    part(observation(3), condition)
+    part(observation(3), condition, noise=BatchNoise(seeded(0, 0, CPU)))
+    assert torch.equal(seen[0][:, 4:], seen[1][:, 4:])  # the change
+    assert not torch.allclose(seen[0][:, :4], seen[1][:, :4])  # where it happened
+    with pytest.raises(ValueError, match="jitter must be 0 or more"):
+        GoalStateEncoder(spec=SPEC, obs_horizon=1, dim=8, jitter=-1.0)
+
+
 def test_goal_images_stack_the_start_upon_the_goal() -> None:
     part = GoalImageEncoder(spec=SPEC, obs_horizon=1, dim=8, channels=SMALL, start=True)
     seen = [

@@ -33,6 +33,8 @@ class GoalStateEncoder(ModalityEncoder):
         start: whether it sees the start and the change from it to the goal, instead of the goal.
         columns: which numbers of the state it sees; None means all. Those of the robot tell a
             policy little about what is asked, and are easily learnt by heart.
+        jitter: standard deviation, in those of the data, of what training adds to start and goal
+            alike: changes mean the same elsewhere, as crops of both images alike tell GRIF.
     """
 
     modality = "goal_state"
@@ -45,13 +47,16 @@ class GoalStateEncoder(ModalityEncoder):
         dim: int,
         start: bool = False,
         columns: Sequence[int] | None = None,
+        jitter: float = 0.0,
     ) -> None:
         super().__init__(dim)
         chosen = tuple(range(spec.state_dim)) if columns is None else tuple(columns)
         wrong = [i for i in chosen if not -spec.state_dim <= i < spec.state_dim]
         if wrong or not chosen:
             raise ValueError(f"columns must lie within the {spec.state_dim} numbers, got {chosen}")
-        self.start, self.columns = start, list(chosen)
+        if jitter < 0:
+            raise ValueError(f"jitter must be 0 or more, got {jitter}")
+        self.start, self.columns, self.jitter = start, list(chosen), jitter
         self.normalizer = ZScore(spec.state_dim)
         self.mlp = nn.Sequential(
             nn.Linear((1 + start) * len(chosen), 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
@@ -69,9 +74,14 @@ class GoalStateEncoder(ModalityEncoder):
     ) -> Tensor:
         assert condition.goal is not None
         seen = self._seen(condition.goal)
+        moved = torch.zeros_like(seen)
+        if noise is not None and self.jitter:
+            moved = self.jitter * noise.normal(*seen.shape, device=seen.device)
         if self.start:
             before = self._seen(_start(condition))
-            seen = torch.cat([before, seen - before], dim=-1)
+            seen = torch.cat([before + moved, seen - before], dim=-1)
+        else:
+            seen = seen + moved
         found: Tensor = self.mlp(seen)
         return found
 
