@@ -99,6 +99,8 @@ class Batch(Struct):
         action: (B, H, A) float32, environment units.
         mask: (B, H) bool, False past the episode's end.
         source: B names of the data sets that the rows are of; None where there is one.
+        phrase: B language motions or sub-tasks to be predicted, those of some steps ahead; empty
+            where a row has none.
     """
 
     observation: Observation
@@ -106,6 +108,7 @@ class Batch(Struct):
     action: Tensor
     mask: Tensor
     source: tuple[str, ...] | None = None
+    phrase: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +41,45 @@ class Policy(nn.Module, ABC):
 
     def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         return self.loss(batch, noise=noise)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a policy with two levels does and says at one planning.
+
+    Attributes:
+        action: (B, H, A), as of `Policy.act`.
+        phrases: what each row's actions obey.
+        proposed: what the phrase level would choose for each row from what is seen now.
+        carried: what to give as `previous` at the row's next planning; None asks anew.
+    """
+
+    action: Tensor
+    phrases: tuple[str, ...]
+    proposed: tuple[str, ...]
+    carried: tuple[str | None, ...]
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """A policy that keeps to a phrase from one planning to the next. Who runs it remembers the
+    phrase of each episode, for the policy holds no state.
+
+    Attributes:
+        hold_steps: how many environment steps after a planning without a previous phrase the next
+            one has none either, so that the phrase level is asked anew.
+    """
+
+    hold_steps: int
+
+    def plan(
+        self,
+        observation: Observation,
+        condition: Condition,
+        previous: Sequence[str | None],
+        *,
+        noise: Noise,
+    ) -> Plan: ...
 
 
 def by_source(errors: Tensor, batch: Batch) -> Metrics:
