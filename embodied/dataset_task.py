@@ -13,6 +13,7 @@ import torch
 from embodied.build import ConfigError, instantiate
 from embodied.data.actions import ActionSpace
 from embodied.data.adapted import Adapted
+from embodied.data.asked import told_by
 from embodied.data.cache import Recording, cache_folder, record
 from embodied.data.describe import describe, show
 from embodied.data.mixture import mix
@@ -66,6 +67,7 @@ class DatasetTask:
         """Raises ConfigError for counts and fractions out of range, or where no path is named."""
         check_counts(self.config, _COUNTS)
         make_goals(self.config["source"]["goals"])
+        told_by(self.config["source"]["told"], self.config["seed"])
         for name, node in self.sets.items():
             if not node.get("path"):
                 key = f"source.sets.{name}.path" if name else "data.path"
@@ -86,7 +88,8 @@ class DatasetTask:
         )
         self._instructions = [text for each in recordings.values() for text in each.instructions]
         self._numbers = [number for each in recordings.values() for number in each.numbers]
-        windows = self._mix(recordings)
+        told = told_by(self.config["source"]["told"], self.config["seed"])
+        windows = self._mix(recordings).asking(told)
         train, held_out = self._split(recordings, self._words)
         self._train, self._held_out = windows.select(train), windows.select(held_out)
         self._chosen = held_out
@@ -121,7 +124,9 @@ class DatasetTask:
     def _mix(self, recordings: Mapping[str, Recording]) -> Windows:
         rewordings = self._words.rewordings(reword=self.config["train"]["reword"])
         windows = {
-            name: Windows(x.columns, torch.tensor(x.lengths), x.instructions, rewordings)
+            name: Windows(
+                x.columns, torch.tensor(x.lengths), x.instructions, rewordings, notes=x.notes
+            )
             for name, x in recordings.items()
         }
         if list(windows) == [""]:

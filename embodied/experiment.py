@@ -131,7 +131,7 @@ def make_trainer(config: Config, policy: Policy, data: TrainingData, world: Worl
     frames = windows.frames()
     policy.fit_normalizers(
         Observation(state=take(windows.columns["state"], frames)[:, None].to(world.device)),
-        Condition(language=windows.told),
+        Condition(language=windows.told, motion=windows.phrases),
         take(windows.columns["action"], frames).to(world.device),
     )
     run, settings = Path(config["run_dir"]), config["train"]
@@ -170,7 +170,7 @@ def make_trainer(config: Config, policy: Policy, data: TrainingData, world: Worl
 
 
 def _source_settings(node: Config) -> dict[str, Any]:
-    settings = {name: value for name, value in node.items() if name != "sets"}
+    settings = {name: value for name, value in node.items() if name not in ("sets", "told")}
     return {**settings, "goals": make_goals(node["goals"])}
 
 

@@ -144,7 +144,9 @@ class Probe:
             goal_parts=() if self.goals is None else self.goals.parts,
         )
         language = None if text is None else (text,) * len(frames)
-        return replace(batch, condition=replace(batch.condition, language=language), source=None)
+        present = {k: x for k, x in batch.condition.present.items() if k != "language"}
+        condition = replace(batch.condition, language=language, present=present)
+        return replace(batch, condition=condition, source=None)
 
     def measure(self, policy: Policy, texts: Mapping[int, str | None]) -> Errors:
         """A policy's errors and losses on the episodes that have a text, in their order."""

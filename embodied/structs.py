@@ -79,7 +79,8 @@ class Condition(Struct):
         language: B strings; frozen text encoders cache by string.
         goal: an observation with T = 1: goal images, goal state, or both.
         sketch: (B, 3, h, w) uint8 trajectory sketch.
-        motion: B language motions.
+        motion: B language motions, or other phrases that say what to do next.
+        start: what was sensed when the task was given, with T = 1; what goal and words change.
         present: modality -> (B,) bool, so that rows with and without it mix in one batch.
             A modality that is given but has no entry counts as present in every row.
     """
@@ -88,6 +89,7 @@ class Condition(Struct):
     goal: Observation | None = None
     sketch: Tensor | None = None
     motion: tuple[str, ...] | None = None
+    start: Observation | None = None
     present: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -99,8 +101,8 @@ class Batch(Struct):
         action: (B, H, A) float32, environment units.
         mask: (B, H) bool, False past the episode's end.
         source: B names of the data sets that the rows are of; None where there is one.
-        phrase: B language motions or sub-tasks to be predicted, those of some steps ahead; empty
-            where a row has none.
+        phrase: B phrases to be predicted, of the kind of `Condition.motion`.
+        meaning: (B,) int64; rows that are told the same, in any words, share a number.
     """
 
     observation: Observation
@@ -109,6 +111,7 @@ class Batch(Struct):
     mask: Tensor
     source: tuple[str, ...] | None = None
     phrase: tuple[str, ...] | None = None
+    meaning: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from embodied.assessment import assess
 from embodied.build import instantiate
+from embodied.data.asked import told_by
 from embodied.data.cache import cache_folder
 from embodied.data.windows import Windows
 from embodied.distributed import World
@@ -36,6 +37,7 @@ class SuiteTask:
     def check(self) -> None:
         check_config(self.config, self.suite)
         make_goals(self.config["source"]["goals"])
+        told_by(self.config["source"]["told"], self.config["seed"])
         choose_backend(self.config, self.suite)
 
     def load(self, world: World) -> TrainingData:
@@ -52,7 +54,8 @@ class SuiteTask:
             rewordings=rewordings(self.suite) if self.config["train"]["reword"] else None,
             cache=cache_folder() if on_disk else None,
         )
-        return TrainingData(windows, episodes.spec, episodes.fingerprint)
+        told = told_by(self.config["source"]["told"], self.config["seed"])
+        return TrainingData(windows.asking(told), episodes.spec, episodes.fingerprint)
 
     def _open(self) -> Episodes:
         try:

@@ -26,7 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embodied.structs import Episode, Episodes
+from embodied.data.asked import STYLES
+from embodied.structs import Annotation, Episode, Episodes
 
 Array = NDArray[Any]
 _INDEX = "index.json"
@@ -43,6 +44,7 @@ class Recording:
         instructions: of each episode.
         wordings: of each episode, its instruction and the others recorded for it ("task_aug").
         numbers: of each episode, its index where it was read from.
+        notes: of each episode, its annotations of the styles that windows can be asked by.
     """
 
     columns: Mapping[str, Tensor]
@@ -50,6 +52,7 @@ class Recording:
     instructions: tuple[str, ...]
     wordings: tuple[tuple[str, ...], ...]
     numbers: tuple[int, ...]
+    notes: tuple[tuple[Annotation, ...], ...] = ()
 
 
 def cache_folder() -> Path | None:
@@ -75,7 +78,7 @@ def record(episodes: Episodes, *, label: str, cache: Path | None = None) -> Reco
         memory = _Memory()
         facts = _pour(episodes, label, memory)
         return _recording(facts, memory.columns())
-    key = hashlib.sha256(f"1/{episodes.fingerprint}/{label}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(f"2/{episodes.fingerprint}/{label}".encode()).hexdigest()[:24]
     folder = cache / key
     found = _open(folder)
     if found is None:
@@ -97,11 +100,12 @@ class _Facts:
     instructions: list[str]
     wordings: list[list[str]]
     numbers: list[int]
+    notes: list[list[dict[str, Any]]]
 
 
 def _pour(episodes: Episodes, label: str, sink: _Sink) -> _Facts:
     """Adds every episode's rows to the sink, and returns what is known of each."""
-    facts = _Facts([], [], [], [])
+    facts = _Facts([], [], [], [], [])
     shapes: dict[str, str] = {}
     for number, episode in enumerate(episodes):
         if not len(episode):
@@ -127,6 +131,7 @@ def _pour(episodes: Episodes, label: str, sink: _Sink) -> _Facts:
         facts.instructions.append(episode.instruction)
         facts.wordings.append(_wordings(episode))
         facts.numbers.append(number)
+        facts.notes.append([vars(x) for x in episode.annotations if x.style in STYLES])
     if not facts.lengths:
         raise ValueError(
             f"none of {len(episodes)} episodes can be trained on (are all marked failed or empty?)"
@@ -156,6 +161,7 @@ def _recording(facts: _Facts, columns: Mapping[str, Tensor]) -> Recording:
         tuple(facts.instructions),
         tuple(tuple(each) for each in facts.wordings),
         tuple(facts.numbers),
+        tuple(tuple(Annotation(**x) for x in each) for each in facts.notes),
     )
 
 

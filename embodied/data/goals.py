@@ -15,6 +15,7 @@ class Frames(Protocol):
 
     last: Tensor
 
+    def labelled(self, index: Tensor) -> Tensor: ...
     def any_frame(self, index: Tensor, place: Tensor) -> Tensor: ...
 
 
@@ -34,6 +35,8 @@ class Goals:
             discount^(k - 1), beyond the end being the last frame; otherwise all later frames are
             equally likely. (OGBench rounds, which halves the chance of the next and last frame.)
         discount: in (0, 1).
+        labelled_final: where a frame's instruction is known its goal is the last frame of its
+            episode, to which the words belong (GRIF, Myers et al. 2023, arXiv:2307.00117).
         state, images: which parts of the goal frame become the condition.
     """
 
@@ -43,6 +46,7 @@ class Goals:
     p_randomgoal: float = 0.0
     geom_sample: bool = False
     discount: float = 0.99
+    labelled_final: bool = False
     state: bool = True
     images: bool = True
 
@@ -77,7 +81,8 @@ class Goals:
         )
         ends = torch.tensor(list(self.shares.values()), dtype=torch.float64).cumsum(0)
         chosen = torch.searchsorted(ends, kind * ends[-1], right=True).clamp(max=len(ends) - 1)
-        return goals.gather(0, chosen[None])[0]
+        found = goals.gather(0, chosen[None])[0]
+        return torch.where(frames.labelled(index), last, found) if self.labelled_final else found
 
     def _later(self, index: Tensor, last: Tensor, place: Tensor) -> Tensor:
         if self.geom_sample:

@@ -35,6 +35,7 @@ def mix(sets: Mapping[str, tuple[Windows, float]]) -> Windows:
         weights=(shares / shares.sum() / counts).repeat_interleave(counts),
         sources=tuple(parts),
         episode_source=torch.arange(len(parts)).repeat_interleave(counts),
+        notes=[notes for each in parts.values() for notes in each.notes],
     )
 
 

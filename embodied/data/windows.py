@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from embodied.data.asked import Asked, Notes, Told
 from embodied.data.cache import record
 from embodied.data.pieces import Column, take
 from embodied.data.runs import Spans
@@ -18,6 +20,7 @@ from embodied.data.words import Words
 from embodied.structs import Batch, Condition, Episodes, Observation
 
 _GOLDEN = (5**0.5 - 1) / 2
+_NUMBER = 4  # column of a frame's facts that has the number of its episode
 
 
 class Windows:
@@ -32,6 +35,7 @@ class Windows:
         texts: the distinct instructions and their rewordings; text_index (N,) points into them.
         sources: names of the data sets that were mixed, whose episodes follow one another;
             episode_source (E,) and source_index (N,) point into them.
+        notes: of each episode, its annotations; see `asking`.
     """
 
     def __init__(
@@ -44,11 +48,14 @@ class Windows:
         weights: Tensor | None = None,
         sources: tuple[str, ...] = ("",),
         episode_source: Tensor | None = None,
+        notes: Sequence[Notes] = (),
     ) -> None:
         if len(lengths) != len(instructions):
             raise ValueError(f"{len(lengths)} episodes but {len(instructions)} instructions")
         self.columns = dict(columns)
         self.weights, self.sources = weights, sources
+        self.notes = tuple(notes) or ((),) * len(lengths)
+        self.asked: Asked | None = None
         self.words = Words(instructions, rewordings)
         self.texts = self.words.texts
         self.episode_text = self.words.index(instructions)
@@ -80,7 +87,15 @@ class Windows:
     @property
     def told(self) -> tuple[str, ...]:
         """What the episodes drawn from may be told: their instructions or rewordings of them."""
-        return self.words.reached(self.episode_text)
+        texts = self.episode_text
+        if self.asked is not None:
+            texts = texts[self.asked.labelled[self._facts[self.starts, _NUMBER]]]
+        return self.words.reached(texts)
+
+    @property
+    def phrases(self) -> tuple[str, ...] | None:
+        """What the episodes may be asked to do next; None where they are not asked so."""
+        return self.asked.phrases if self.asked is not None and self.asked.phrases else None
 
     @classmethod
     def load(
@@ -99,7 +114,17 @@ class Windows:
             cache: see `embodied.data.cache.record`.
         """
         found = record(episodes, label=label, cache=cache)
-        return cls(found.columns, torch.tensor(found.lengths), found.instructions, rewordings)
+        lengths = torch.tensor(found.lengths)
+        return cls(found.columns, lengths, found.instructions, rewordings, notes=found.notes)
+
+    def asking(self, told: Told | None) -> Self:
+        """The same windows, of all episodes, asked as `told` says; None leaves them as they are."""
+        if told is None:
+            return self
+        found = copy.copy(self)
+        instructions = [self.texts[i] for i in self.episode_text.tolist()]
+        found.asked = Asked(told, instructions, self.lengths, self.notes)
+        return found
 
     def select(self, episodes: Sequence[int] | Tensor) -> Self:
         """The same frames, of which only these episodes are drawn from; nothing is copied."""
@@ -130,6 +155,9 @@ class Windows:
         rows = [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
         found.columns = {n: torch.cat([x[each] for each in rows]) for n, x in self.columns.items()}
         found.weights = weights
+        if self.asked is not None:
+            frames = torch.cat([torch.arange(each.start, each.stop) for each in rows])
+            found.asked = self.asked.read(self._facts[self.starts[episodes], _NUMBER], frames)
         found._arrange(self.lengths[episodes], self.episode_source[episodes])
         return found
 
@@ -235,9 +263,15 @@ class Windows:
         first, last, text, source, number = self._facts.index_select(0, index).unbind(1)
         ahead = index[:, None] + _steps(0, pred_horizon)
         past = torch.maximum(index[:, None] + _steps(1 - obs_horizon, 1), first[:, None])
-        condition = Condition(language=self.words.say(text, wording))
+        condition, phrase, meaning = Condition(language=self.words.say(text, wording)), None, None
         if goal is not None:
             condition = self._with_goal(condition, goal, goal_parts)
+        if self.asked is not None:
+            condition, phrase = self.asked.put_on(condition, index, last, number)
+            meaning = self.words.meaning(text)
+            if self.asked.told.start:
+                start = self._frame(first, ("state", "images"))
+                condition = dataclasses.replace(condition, start=start)
         images = self._images(past[:, -(image_horizon or obs_horizon) :])
         return Batch(
             observation=Observation(self._numbers("state", past, index, number), images),
@@ -245,6 +279,8 @@ class Windows:
             action=self._numbers("action", torch.minimum(ahead, last[:, None]), index, number),
             mask=(ahead <= last[:, None]).to(self._device, non_blocking=True),
             source=self._named(source),
+            phrase=phrase,
+            meaning=meaning,
         )
 
     @property
@@ -268,18 +304,26 @@ class Windows:
         return {name.removeprefix("images."): take(self.columns[name], frames) for name in names}
 
     def _with_goal(self, condition: Condition, goal: Tensor, parts: Collection[str]) -> Condition:
-        frames = goal[:, None]
-        images = self._images(frames) if "images" in parts else {}
-        state = take(self.columns["state"], frames.to(self._device, non_blocking=True))
-        state = state if "state" in parts else state[..., :0]
-        given = {"goal_state": "state" in parts, "goal_image": bool(images)}
+        seen = self._frame(goal, parts)
+        given = {"goal_state": "state" in parts, "goal_image": bool(seen.images)}
         present = {
             name: torch.full((len(goal),), here, device=self._device)
             for name, here in given.items()
         }
-        return Condition(
-            language=condition.language, goal=Observation(state, images), present=present
-        )
+        return dataclasses.replace(condition, goal=seen, present={**condition.present, **present})
+
+    def _frame(self, index: Tensor, parts: Collection[str]) -> Observation:
+        """What is seen at the frames `index` (B,), with T = 1."""
+        frames = index[:, None]
+        state = take(self.columns["state"], frames.to(self._device, non_blocking=True))
+        state = state if "state" in parts else state[..., :0]
+        return Observation(state, self._images(frames) if "images" in parts else {})
+
+    def labelled(self, index: Tensor) -> Tensor:
+        """(B,) bool, whether the instruction of the frames `index` (B,) is known."""
+        if self.asked is None:
+            return torch.ones(len(index), dtype=torch.bool)
+        return self.asked.labelled[self._facts[index, _NUMBER]]
 
     def _named(self, source: Tensor) -> tuple[str, ...] | None:
         return None if len(self.sources) == 1 else tuple(self.sources[i] for i in source.tolist())

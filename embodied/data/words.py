@@ -39,6 +39,10 @@ class Words:
         found = self._choices[text, : int(self._num_choices[text])]
         return tuple(self.texts[i] for i in found.tolist())
 
+    def meaning(self, text: Tensor) -> Tensor:
+        """A number that recorded instructions share where one may be said for the other."""
+        return self._choices[text, 0]
+
     def reached(self, texts: Tensor) -> tuple[str, ...]:
         """All that may be said for any of these recorded instructions, in the order of `texts`."""
         found = {word for text in set(texts.tolist()) for word in self.choices(text)}
