@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from embodied.algorithms.bc import BC
+from embodied.distributed import World
 from embodied.encoders.fuse import TokenEncoder
 from embodied.encoders.language import LanguageEncoder
 from embodied.encoders.observation import StateEncoder
@@ -22,7 +24,7 @@ from embodied.policies.base import Planner
 from embodied.policies.codes import Centres, ClusterCodes, OneHotCodes, TextCodes
 from embodied.policies.hierarchical import HierarchicalPolicy, PhraseLevel
 from embodied.structs import Batch, Condition, Observation, Spec
-from embodied.testing import check_policy
+from embodied.testing import check_algorithm, check_policy
 from embodied.testing.facts import noise_of, take
 
 PHRASES = ("move arm left", "move arm right", "move arm up", "close gripper")
@@ -412,3 +414,44 @@ def test_clusters_are_of_the_present_action_and_of_one_ahead() -> None:
     found = codes.label(batch, action)
     assert found.condition.motion == (low, high)
     assert found.phrase == (high, low)  # the second row ends before
+
+
+# Learning from corrections
+
+
+def phrase_only(policy: HierarchicalPolicy, **settings: Any) -> BC:
+    return BC(
+        policy,
+        world=World(0, 1, CPU),
+        steps=20,
+        warmup_steps=1,
+        precision="fp32",
+        train_only=["phrase_level.*"],
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("own_encoder", [False, True])
+def test_corrections_change_the_phrase_level_alone_bit_for_bit(
+    make: MakeHierarchy, own_encoder: bool
+) -> None:
+    policy = make(own_encoder=own_encoder)
+    before, batch = weights(policy), make_batch()
+    bc = phrase_only(policy)
+    for step in range(3):
+        bc.update(batch, step)
+    for after in (weights(policy), bc.inference_state()):
+        changed = {name for name, x in before.items() if not torch.equal(x, after[name])}
+        assert "phrase_level.head.token" in changed
+        assert all(name.startswith("phrase_level.") for name in changed)
+    fresh = make(own_encoder=own_encoder)  # told its phrase, the policy acts as it did
+    assert torch.equal(act(policy.eval(), batch), act(fresh.eval(), batch))
+
+
+def test_a_partly_frozen_policy_resumes_exactly(make: MakeHierarchy) -> None:
+    check_algorithm(lambda: phrase_only(make()), make_batch())
+
+
+def test_a_pattern_that_matches_nothing_is_refused(make: MakeHierarchy) -> None:
+    with pytest.raises(ValueError, match=r"'phrases\*', which no parameter .*encoder, head, phra"):
+        BC(make(), world=World(0, 1, CPU), steps=1, train_only=["phrases*"])

@@ -39,6 +39,9 @@ class Policy(nn.Module, ABC):
         """Takes statistics of training data: N observations with T = 1, the distinct conditions
         and (N, A) actions."""
 
+    def extend(self, phrases: Sequence[str]) -> None:
+        """Learns of the phrases in data that it has not been fitted to; no weight changes."""
+
     def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         return self.loss(batch, noise=noise)
 

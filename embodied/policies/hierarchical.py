@@ -160,6 +160,12 @@ class HierarchicalPolicy(Policy):
         """What the phrase level itself would choose in each row."""
         return self._named(self.phrase_log_probs(observation, condition))
 
+    def labelled(self, batch: Batch) -> Batch:
+        """The batch with the phrases that this policy learns from; see `Codes.label`."""
+        if self.phrase_level is None:
+            return batch
+        return self.phrase_level.codes.label(batch, self.action_normalizer(batch.action))
+
     @property
     def _level(self) -> PhraseLevel:
         if self.phrase_level is None:
@@ -188,6 +194,7 @@ class HierarchicalPolicy(Policy):
         A row's cross-entropy counts at each of its valid steps, so that a loss over parts of a
         batch adds up; rows with an empty `batch.phrase` have none.
         """
+        batch = self.labelled(batch)
         action = self.action_normalizer(batch.action)
         mask = batch.mask.float()
         total = mask.sum().clamp(min=1)
@@ -196,7 +203,6 @@ class HierarchicalPolicy(Policy):
             errors = self.head.loss(context, action, noise=noise)
             loss = (errors * mask).sum() / total
             return loss, {"loss": loss.detach(), **by_source(errors.detach(), batch)}
-        batch = self.phrase_level.codes.label(batch, action)
         context, logits = self._context(batch.observation, batch.condition, noise=noise)
         errors = self.head.loss(context, action, noise=noise)  # (B, H)
         action_loss = (errors * mask).sum() / total
