@@ -20,6 +20,7 @@ from embodied_datasets.faults import DataError
 from embodied_datasets.formats import open_episodes
 from embodied_datasets.labels import Labelled, Labels, add_layer, layers, remove_layer
 from embodied_datasets.lerobot_writer import LeRobotWriter
+from embodied_datasets.relabelled import Relabelled
 
 SPEC = Spec(4, 2, (-1.0, -1.0), (1.0, 1.0), 10.0)
 
@@ -336,3 +337,44 @@ def test_the_command_labels_lists_and_undoes(tmp_path: Path) -> None:
         assert refused.stderr.startswith("error: ")
         assert words in refused.stderr
     assert layers(root) == ["rewards"]
+
+
+# Labels made at each reading
+
+
+REPHRASE = labellers.Paraphrases({"do 0": ("be done with 0",)})
+
+
+def test_episodes_are_labelled_as_they_are_read_and_stay_as_they_were() -> None:
+    plain = Memory(episode(0), episode(1))
+    found = Relabelled(plain, [REPHRASE])
+    assert [each.annotations for each in found] == [
+        (Annotation("task_aug", "be done with 0"),),
+        (),
+    ]
+    assert len(found) == 2
+    assert found.spec == SPEC
+    assert not any(each.annotations for each in plain)
+    np.testing.assert_array_equal(found[1].state, plain[1].state)
+
+
+def test_a_later_labeller_sees_what_an_earlier_one_said() -> None:
+    solved = episode(0, success=True)
+    chain = [labellers.Rewards("sparse"), labellers.ReturnsToGo()]
+    (found,) = Relabelled(Memory(solved), chain)
+    np.testing.assert_array_equal(found.extras["return_to_go"], np.ones(5, np.float32))
+
+
+def test_the_labellers_settings_are_part_of_what_a_run_was_trained_on() -> None:
+    kinds = [[], [labellers.Rewards("sparse")], [labellers.Rewards("steps")], [REPHRASE]]
+    prints = [Relabelled(Memory(), each).fingerprint for each in kinds]
+    assert len(set(prints)) == 4
+    assert prints[3] == Relabelled(Memory(), [REPHRASE]).fingerprint
+
+
+def test_labels_that_do_not_fit_are_refused_at_the_reading() -> None:
+    def wrong(one: Episode, spec: Spec) -> Labels:
+        return Labels(annotations=(Annotation("motion", "left", 99),))
+
+    with pytest.raises(ValueError, match="is not on a step of 5"):
+        _ = Relabelled(Memory(episode()), [wrong])[0]

@@ -104,12 +104,12 @@ def add_layer(
     for episode in tqdm(episodes, total=len(episodes), unit="episode", disable=not progress):
         labels = labeller(episode, episodes.spec)
         key = digest(episode)
-        _check(labels, episode)
+        check(labels, episode)
         said[key] = _words(labels)
         numbers = {f"extras/{each}": x for each, x in labels.extras.items()}
         numbers |= {} if labels.reward is None else {"reward": labels.reward}
         arrays |= {f"{key}/{each}": np.ascontiguousarray(x) for each, x in numbers.items()}
-    facts = {"version": VERSION, "order": order, "labeller": _describe(labeller), "episodes": said}
+    facts = {"version": VERSION, "order": order, "labeller": describe(labeller), "episodes": said}
     _write(folder(path) / name, facts, arrays)
 
 
@@ -214,13 +214,15 @@ def _words(labels: Labels) -> dict[str, Any]:
     return words
 
 
-def _describe(labeller: Labeller) -> dict[str, Any]:
+def describe(labeller: Labeller) -> dict[str, Any]:
+    """Class and settings of a labeller, JSON-able."""
     kind = type(labeller)
     settings: Any = labeller
     return {"class": f"{kind.__module__}.{kind.__qualname__}"} | dataclasses.asdict(settings)
 
 
-def _check(labels: Labels, episode: Episode) -> None:
+def check(labels: Labels, episode: Episode) -> None:
+    """Raises ValueError where labels do not fit the episode."""
     for name, x in {"reward": labels.reward, **labels.extras}.items():
         if x is not None and (len(x) != len(episode) or not np.isfinite(x).all()):
             raise ValueError(
