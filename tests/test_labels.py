@@ -127,6 +127,17 @@ def test_paraphrases_are_other_wordings_of_the_instruction_alone() -> None:
     assert label(labeller, seed=2) == Labels()
 
 
+def test_subtasks_hold_from_where_they_were_begun() -> None:
+    info = {"subtasks": [[1, "open the drawer"], [3, "close it"], [5, "past the end"]]}
+    said = label(labellers.Subtasks(), info=info).annotations
+    assert [(x.style, x.content, x.step) for x in said] == [
+        ("subtask", "open the drawer", 0),
+        ("subtask", "close it", 3),
+    ]
+    with pytest.raises(ValueError, match=r"do not say what was pursued .*experts that are players"):
+        label(labellers.Subtasks())
+
+
 @pytest.mark.parametrize(
     ("when", "at_least", "solved"),
     [("any", 2.0, True), ("any", 2.5, False), ("final", 1.0, False), ("sum", 3.0, True)],

@@ -90,6 +90,30 @@ class Sketches:
 
 
 @dataclass(frozen=True)
+class Subtasks:
+    """What a scripted player pursued (`info["subtasks"]`): an annotation wherever that changes.
+
+    Before the first pursuit begins, its words hold already.
+    """
+
+    def __call__(self, episode: Episode, spec: Spec) -> Labels:
+        pursuits = [(int(step), str(words)) for step, words in episode.info.get("subtasks", ())]
+        within = [(step, words) for step, words in pursuits if step < len(episode)]
+        if not within:
+            raise ValueError(
+                'these episodes do not say what was pursued (info["subtasks"]); collect them with '
+                "experts that are players"
+            )
+        steps = [0, *(step for step, _ in within[1:])]
+        return Labels(
+            annotations=tuple(
+                Annotation("subtask", words, step)
+                for step, (_, words) in zip(steps, within, strict=True)
+            )
+        )
+
+
+@dataclass(frozen=True)
 class Paraphrases:
     """Other wordings of the instruction, for training to draw from.
 
