@@ -83,7 +83,12 @@ def spread(policy: nn.Module, world: World, strategy: str) -> nn.Module:
             warnings.catch_warnings()
         ):  # torch 2.13 renames the argument; older ones know only this
             warnings.simplefilter("ignore", FutureWarning)
-            return DistributedDataParallel(policy, broadcast_buffers=False)
+            # Of a policy that trains in stages not all parameters take part in every one.
+            return DistributedDataParallel(
+                policy,
+                broadcast_buffers=False,
+                find_unused_parameters=getattr(policy, "trains_in_stages", False),
+            )
     for module in policy.modules():
         if isinstance(module, Block):
             fully_shard(module)

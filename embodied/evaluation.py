@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embodied.progress import Progress
 from embodied.results import Outcome
-from embodied.rollout import Actor, Arrays, Mask
+from embodied.rollout import Actor, Arrays, Mask, Measuring
 from embodied.suites import Assignment, SlotError
 
 logger = logging.getLogger(__name__)
@@ -118,6 +118,8 @@ class _Slots:
             self.actor.observe(observation, slots)
 
     def _finish(self, slot: int, run: _Run) -> None:
+        measured = self.actor.measure(slot) if isinstance(self.actor, Measuring) else {}
+        metrics = {**run.metrics, **measured}
         self.ended[run.index] = Outcome(
             assignment=self.trials[run.index].assignment,
             success=run.success and not run.reason,
@@ -125,7 +127,7 @@ class _Slots:
             reward=run.reward,
             valid=not run.reason,
             reason=run.reason,
-            metrics={name: x for name, x in run.metrics.items() if math.isfinite(x)},
+            metrics={name: x for name, x in metrics.items() if math.isfinite(x)},
         )
         if self.film is not None:
             self.film(run.index, run.frames)

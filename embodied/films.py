@@ -9,6 +9,7 @@ from typing import Any
 
 from embodied.evaluation import Frames, evaluate
 from embodied.policies.base import Policy
+from embodied.prompting import Prompter, demonstrating
 from embodied.protocols import Protocol
 from embodied.report import Video
 from embodied.results import Evaluation, Outcome
@@ -94,10 +95,14 @@ def make_films(
     try:
         # Others draw no pictures.
         simulators = {**config["env"], "backend": "python"}
-        with open_envs(suite, simulators, render_size=tuple(settings["size"])) as envs:
+        with (
+            open_envs(suite, simulators, render_size=tuple(settings["size"])) as envs,
+            demonstrating(suite) as demonstrate,
+        ):
+            prompter = Prompter(demonstrate, protocol.modalities)
             videos = film(
                 chosen,
-                make_actor=lambda envs: control(policy, envs, config["eval"]),
+                make_actor=lambda envs: control(policy, envs, config["eval"], prompter),
                 envs=envs,
                 folder=run / "videos",
                 max_steps=protocol.max_steps,

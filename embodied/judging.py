@@ -34,7 +34,7 @@ _CORES = 2
 def judge(config: Config, policy: Policy, parts: Sequence[Part]) -> dict[str, Evaluation]:
     """Each part's evaluation, by its name.
 
-    Parts of one suite and one actor wait in one queue, so that slots idle only at the end of all of
+    Parts of one suite, actor and way of telling wait in one queue, so that slots idle only at the end of all of
     them. Neither that nor the number of shards changes an outcome.
     """
     trials = [(part, trial) for part in parts for trial in part.trials()]
@@ -50,15 +50,18 @@ def judge(config: Config, policy: Policy, parts: Sequence[Part]) -> dict[str, Ev
 
 
 def _queues(trials: Sequence[tuple[Part, Trial]]) -> list[Queue]:
-    """One queue for each suite and actor; those of one suite beside one another."""
+    """One queue for each suite, actor and way of telling; those of one suite beside one another."""
     suites: list[Suite] = []
-    waiting: dict[tuple[int, bool], dict[int, Trial]] = {}
+    waiting: dict[tuple[int, bool, tuple[str, ...]], dict[int, Trial]] = {}
     for number, (part, trial) in enumerate(trials):
         if part.suite not in suites:  # suites need not be hashable
             suites.append(part.suite)
-        key = suites.index(part.suite), part.obeys
+        key = suites.index(part.suite), part.obeys, part.protocol.modalities
         waiting.setdefault(key, {})[number] = trial
-    return [Queue(suites[suite], obeys, waiting[suite, obeys]) for suite, obeys in sorted(waiting)]
+    return [
+        Queue(suites[suite], obeys, waiting[suite, obeys, told], told)
+        for suite, obeys, told in sorted(waiting)
+    ]
 
 
 def _outcomes(config: Config, policy: Policy, queues: Sequence[Queue]) -> Iterator[Outcomes]:

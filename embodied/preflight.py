@@ -11,6 +11,7 @@ import gymnasium
 from embodied.build import ConfigError, instantiate
 from embodied.parts import MAIN, asked
 from embodied.policies.base import Policy
+from embodied.prompting import check_prompts
 from embodied.robustness import check_arms
 from embodied.structs import Spec
 from embodied.suites import Suite, image_profile
@@ -34,14 +35,15 @@ _COUNTS = (
 def check_config(config: Config, suite: Suite) -> None:
     """Raises ConfigError naming every count out of range, and ValueError for a bad protocol.
 
-    Builds the protocol, the probes and the arms of `robustness` and draws their episodes, so that
-    none fails after training.
+    Builds the protocol, the probes and the arms of `robustness`, draws their episodes and checks
+    that what they show can be shown, so that none fails after training.
     """
     problems = count_problems(config, _COUNTS) + _evaluation_problems(config)
     if problems:
         raise ConfigError("\n".join(problems))
     for part in asked(config, suite):
         part.trials()
+        check_prompts(part.suite, part.protocol.modalities)
     check_arms(config, suite, instantiate(config["protocol"]))
 
 

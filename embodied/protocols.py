@@ -12,6 +12,9 @@ from embodied.suites import Assignment, Suite, image_profile
 
 Wording = Literal["canonical", "held_out", "other"]
 _WORDINGS = ("canonical", "held_out", "other")
+LANGUAGE = ("language",)
+SKETCHES = frozenset({"sketch", "sketch_2d"})
+MODALITIES = (*LANGUAGE, "goal_state", "goal_image", *sorted(SKETCHES))
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class Protocol:
         benchmark_seed: which list of goals; also enters each episode's seed.
         wording: tells the policy each task's canonical instruction, its held-out paraphrases in
             turn, or ("other") another task's instruction.
+        modalities: what the policy is told each task in, one or several of `MODALITIES`: all but
+            the words are taken from a demonstration of the very episode (`embodied.prompting`).
+            Results of anything but words alone carry it in their name.
         suite: for a probe: where its episodes run instead of the run's suite, with equal spaces.
     """
 
@@ -35,6 +41,7 @@ class Protocol:
     success: Literal["any", "final"] = "any"
     benchmark_seed: int = 0
     wording: Wording = "canonical"
+    modalities: tuple[str, ...] = LANGUAGE
     suite: Suite | None = None
 
     def __post_init__(self) -> None:
@@ -44,14 +51,30 @@ class Protocol:
             raise ValueError(f"success must be 'any' or 'final', got {self.success!r}")
         if self.wording not in _WORDINGS:
             raise ValueError(f"wording must be one of {_WORDINGS}, got {self.wording!r}")
+        object.__setattr__(self, "modalities", tuple(self.modalities))  # YAML gives lists
+        self._check_modalities()
+
+    def _check_modalities(self) -> None:
+        given = self.modalities
+        if not given or len(set(given)) < len(given) or not set(given) <= set(MODALITIES):
+            raise ValueError(f"modalities must be some of {MODALITIES}, each once, got {given}")
+        if set(given) >= SKETCHES:
+            raise ValueError(f"an episode has one sketch: choose one of {sorted(SKETCHES)}")
+        if self.wording == "other" and given != LANGUAGE:
+            raise ValueError(
+                f"wording 'other' is for words alone: what is shown of a task is its own, got "
+                f"{given}"
+            )
 
     def name_on(self, suite: Suite) -> str:
         """What results are called, such as "mt-v3@fast" where a policy sees images drawn "fast".
 
         So figures from images drawn in different ways are of different protocols and never mix.
+        Neither do those of other modalities than words: "mt-v3@goal_image@fast".
         """
         profile = image_profile(suite)
-        return self.name if profile is None else f"{self.name}@{profile}"
+        told = () if self.modalities == LANGUAGE else ("+".join(self.modalities),)
+        return "@".join((self.name, *told, *(() if profile is None else (profile,))))
 
     def assignments(self, suite: Suite) -> tuple[Assignment, ...]:
         """The episodes in a suite, goal by goal, so that neighbours are different tasks."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embodied.conditions import Language, stack
+from embodied.conditions import Language, Row, stack
 from embodied.noise import RowNoise
 from embodied.policies.base import Policy
 from embodied.structs import Observation
@@ -36,6 +36,20 @@ class Actor(Protocol):
         ...
 
 
+@runtime_checkable
+class Measuring(Protocol):
+    """An actor that measures the episodes it acts in."""
+
+    def measure(self, slot: int) -> Mapping[str, float]:
+        """Of the episode that ends in a slot."""
+        ...
+
+
+def tell(assignment: Assignment) -> Row:
+    """The assignment's instruction."""
+    return [Language(assignment.instruction)]
+
+
 class Controller:
     """Runs a policy: observation history, chunks of actions, one generator for each episode.
 
@@ -46,10 +60,17 @@ class Controller:
     Args:
         action_horizon: how many actions of each chunk are executed before planning again.
         inference_batch: rows of each call of the policy.
+        prompts: what the policy is told in an episode.
     """
 
     def __init__(
-        self, policy: Policy, num_slots: int, *, action_horizon: int, inference_batch: int = 16
+        self,
+        policy: Policy,
+        num_slots: int,
+        *,
+        action_horizon: int,
+        inference_batch: int = 16,
+        prompts: Callable[[Assignment], Row] = tell,
     ) -> None:
         if not 1 <= action_horizon <= policy.pred_horizon:
             raise ValueError(
@@ -62,12 +83,13 @@ class Controller:
         self.num_slots = num_slots
         self.device = next(policy.parameters()).device
         self._history: list[list[dict[str, NDArray[Any]]]] = [[] for _ in range(num_slots)]
-        self._instructions = [""] * num_slots
+        self.prompts = prompts
+        self._told: list[Row] = [[] for _ in range(num_slots)]
         self._generators = [torch.Generator() for _ in range(num_slots)]
 
     def reset(self, slot: int, assignment: Assignment) -> None:
         self._history[slot] = []
-        self._instructions[slot] = assignment.instruction
+        self._told[slot] = self.prompts(assignment)
         self._generators[slot].manual_seed(assignment.seed)
 
     def observe(self, observation: Arrays, slots: Mask) -> None:
@@ -93,7 +115,7 @@ class Controller:
         rows = slots + slots[:1] * padding
         # A padding row must not advance the generator of the slot that it repeats.
         generators = [self._generators[s] for s in slots] + [torch.Generator()] * padding
-        condition = stack([[Language(self._instructions[s])] for s in rows])
+        condition = stack([self._told[s] for s in rows])
         return self.policy.act(
             self._observation(rows).to(self.device),
             condition.to(self.device),

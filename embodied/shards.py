@@ -16,7 +16,8 @@ import torch
 from embodied.evaluation import Outcomes, Trial, play
 from embodied.loading import PackedPolicy
 from embodied.policies.base import Policy
-from embodied.protocols import other_task
+from embodied.prompting import Following, Prompter, demonstrating
+from embodied.protocols import LANGUAGE, other_task
 from embodied.rollout import Actor, Controller, ExpertActor
 from embodied.simulators import open_envs
 from embodied.suites import Assignment, Expert, Suite
@@ -30,11 +31,14 @@ class Queue:
 
     Attributes:
         trials: number within the evaluation -> trial.
+        modalities: what the policy is told in. Prompts are made where the trials run, each from
+            its assignment alone.
     """
 
     suite: Suite
     obeys: bool
     trials: Mapping[int, Trial]
+    modalities: tuple[str, ...] = LANGUAGE
 
     def only(self, numbers: Collection[int]) -> Queue:
         """The queue without the trials that are not among `numbers`."""
@@ -87,22 +91,29 @@ def play_queues(policy: Policy, queues: Sequence[Queue], settings: Settings) -> 
     """
     waiting = [queue for queue in queues if queue.trials]
     for suite, of_suite in itertools.groupby(waiting, key=lambda queue: queue.suite):
-        with open_envs(suite, settings) as envs:
+        with open_envs(suite, settings) as envs, demonstrating(suite) as demonstrate:
             for queue in of_suite:
                 numbers, trials = list(queue.trials), list(queue.trials.values())
-                actor = _expert(suite, envs) if queue.obeys else control(policy, envs, settings)
+                prompter = Prompter(demonstrate, queue.modalities)
+                actor = (
+                    _expert(suite, envs)
+                    if queue.obeys
+                    else control(policy, envs, settings, prompter)
+                )
                 for ended in play(actor, envs, trials):
                     yield {numbers[i]: outcome for i, outcome in ended.items()}
 
 
-def control(policy: Policy, envs: Any, settings: Settings) -> Controller:
-    """The policy as an actor in all slots of `envs`."""
-    return Controller(
+def control(policy: Policy, envs: Any, settings: Settings, prompter: Prompter) -> Actor:
+    """The policy as an actor in all slots of `envs`, watched where it was shown what to do."""
+    controller = Controller(
         policy,
         envs.num_envs,
         action_horizon=settings["action_horizon"],
         inference_batch=settings["inference_batch"],
+        prompts=prompter,
     )
+    return Following(controller, prompter) if prompter.shows else controller
 
 
 def _expert(suite: Suite, envs: Any) -> Actor:

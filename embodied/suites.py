@@ -152,6 +152,39 @@ class Perturbation(Protocol):
     def assign(self, assignment: Assignment, texts: Texts) -> Assignment: ...
 
 
+@dataclass(frozen=True)
+class Hand:
+    """Where a state and an action tell of the hand.
+
+    Attributes:
+        position: which three numbers of the state are its position, in m, in the frame of the
+            cameras' extrinsics; the third is its height.
+        gripper: which number of the state is the gripper's opening; None where there is none.
+        command: which number of the action closes the gripper, the larger the further.
+        closed: the gripper's opening when it is closed on nothing.
+        threshold: how much wider it must stay, told to close, to hold something.
+    """
+
+    position: Sequence[int] = (0, 1, 2)
+    gripper: int | None = None
+    command: int = -1
+    closed: float = 0.0
+    threshold: float = 0.1
+
+
+@runtime_checkable
+class Handy(Protocol):
+    """A suite whose states tell where the hand is."""
+
+    @property
+    def hand(self) -> Hand | None: ...
+
+
+def hand_of(suite: Suite) -> Hand | None:
+    """Where a suite's states tell of the hand; None where they do not."""
+    return suite.hand if isinstance(suite, Handy) else None
+
+
 def has_experts(suite: Suite) -> bool:
     """Whether every task of the suite has a scripted expert."""
     try:

@@ -222,6 +222,13 @@ def test_a_plan_without_a_previous_phrase_is_what_act_does(make: MakeHierarchy) 
         assert torch.equal(plan.action, act(policy, batch, condition))
 
 
+def test_a_flat_policy_plans_and_says_nothing(make: MakeHierarchy) -> None:
+    policy, batch = make(None).eval(), make_batch(rows=3)
+    plan = policy.plan(batch.observation, batch.condition, [None] * 3, noise=noise_of(range(3)))
+    assert (plan.phrases, plan.carried) == (("",) * 3, (None,) * 3)
+    assert torch.equal(plan.action, act(policy, batch))
+
+
 def test_a_phrase_is_kept_until_somebody_speaks(make: MakeHierarchy) -> None:
     policy, batch = make(hold_steps=200).eval(), make_batch(rows=3)
     assert policy.hold_steps == 200

@@ -93,7 +93,7 @@ def test_absent_instructions_give_the_learned_token(fake_language: None) -> None
 
 def test_training_data_without_words_are_refused(fake_language: None) -> None:
     encoder = LanguageEncoder(spec=Spec(1, 1, (-1.0,), (1.0,), 10.0), obs_horizon=1, dim=4)
-    with pytest.raises(ValueError, match="needs instructions, but the training data have none"):
+    with pytest.raises(ValueError, match="needs words of the modality 'language'"):
         encoder.fit_normalizers(Observation(torch.zeros(3, 1, 1)), Condition())
 
 

@@ -19,7 +19,7 @@ PACKAGES = {
 # A module imports from its own row and from those above it. What is not listed sits on top.
 LAYERS = (
     ("structs", "suites", "devices"),
-    ("conditions", "noise", "normalize", "networks"),
+    ("conditions", "noise", "normalize", "networks", "objectives"),
     ("encoders", "heads"),
     ("policies",),
     ("algorithms", "ema", "distributed"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embodied.data.sketches import Camera, Trace, draw, following_error, grips
+from embodied.data.sketches import Camera, Trace, draw, following_error, grips, trace_hand
+from embodied.suites import Hand
 
 LOOKING_DOWN_X = {  # the camera stands at the origin and looks along x; y is left, z is up
     "intrinsics": [[100, 0, 32], [0, 100, 24], [0, 0, 1]],
@@ -94,3 +95,30 @@ def test_following_is_measured_to_the_line_and_not_to_its_corners() -> None:
     sketch = np.array([[0.0, 0.0], [10.0, 0.0]])
     assert following_error(np.array([[5.0, 3.0], [12.0, 0.0]]), sketch) == pytest.approx(2.5)
     assert following_error(np.array([[3.0, 4.0]]), np.zeros((1, 2))) == pytest.approx(5.0)
+
+
+TILTED = {  # looks down at 45 degrees from 1 m in front of and above the table; x to the right
+    "intrinsics": [[80, 0, 32], [0, 80, 32], [0, 0, 1]],
+    "extrinsics": [[1, 0, 0, 0], [0, -(0.5**0.5), -(0.5**0.5), 0], [0, 0.5**0.5, -(0.5**0.5), 2**0.5]],
+    "size": [64, 64],
+}
+
+
+def test_a_lift_and_a_depth_move_along_the_same_pixels_differ_in_height_alone() -> None:
+    camera, heights = Camera.of(TILTED), np.linspace(0, 0.2, 9)
+    lift = np.stack([np.full(9, 0.05), np.zeros(9), heights], axis=1)
+    eye = np.array([0.0, -1.0, 1.0])
+    depth = eye + (lift - eye) / (1 - heights[:, None])  # along each ray down to the table
+    assert np.ptp(depth[:, 2]) < 1e-12
+    assert depth[-1, 1] > 0.2
+    actions = np.zeros((9, 1), np.float32)
+    one, other = (
+        trace_hand(path.astype(np.float32), actions, camera, Hand()) for path in (lift, depth)
+    )
+    np.testing.assert_allclose(one.points, other.points, atol=1e-4)
+    flat = [draw(trace, with_height=False) for trace in (one, other)]
+    np.testing.assert_array_equal(*flat)
+    solid = draw(one), draw(other)
+    np.testing.assert_array_equal(solid[0][..., ::2], solid[1][..., ::2])
+    assert solid[0][..., 1].max() == 255
+    assert not solid[1][..., 1].any()

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.data.motions import Axis, MotionGrammar
-from embodied.data.sketches import Camera, Trace, grips
+from embodied.data.sketches import Camera, columns, trace_hand
 from embodied.structs import Annotation, Episode, Spec
+from embodied.suites import Hand
 from embodied_datasets.labels import Labels, digest
 
 
@@ -31,7 +32,7 @@ class Motions:
 
     def __call__(self, episode: Episode, spec: Spec) -> Labels:
         grammar = MotionGrammar([Axis(**axis) for axis in self.axes])
-        phrases = grammar.label(_columns(episode.state, self.columns), self.horizon)
+        phrases = grammar.label(columns(episode.state, self.columns), self.horizon)
         changes = [t for t in range(len(phrases)) if t == 0 or phrases[t] != phrases[t - 1]]
         return Labels(annotations=tuple(Annotation("motion", phrases[t], t) for t in changes))
 
@@ -62,15 +63,8 @@ class Sketches:
 
     def __call__(self, episode: Episode, spec: Spec) -> Labels:
         camera = Camera.of(self._matrices(episode))
-        points = _columns(episode.state, self.position)
-        pixels, depths = camera.project(points.astype(np.float64))
-        if (depths <= 0).any():
-            raise ValueError(
-                f"the hand is behind the camera {self.camera!r} at step {int(depths.argmin())}; "
-                "correct its extrinsics, or `position`"
-            )
-        closes, opens = (None, None) if self.gripper is None else self._marks(episode)
-        trace = Trace(pixels, points[:, 2].astype(np.float64), camera.size, closes, opens)
+        hand = Hand(self.position, self.gripper, self.command, self.closed, self.threshold)
+        trace = trace_hand(episode.state, episode.action, camera, hand)
         return Labels(annotations=(Annotation("trace", trace.to_json(), 0, self.camera),))
 
     def _matrices(self, episode: Episode) -> Mapping[str, Any]:
@@ -82,11 +76,6 @@ class Sketches:
             )
         matrices: Mapping[str, Any] = found
         return matrices
-
-    def _marks(self, episode: Episode) -> tuple[int | None, int | None]:
-        opening = _columns(episode.state, [self.gripper or 0])[:, 0]
-        command = _columns(episode.action, [self.command])[:, 0]
-        return grips((command > 0) * (opening - self.closed), self.threshold)
 
 
 @dataclass(frozen=True)
@@ -214,14 +203,6 @@ class HindsightGoals:
             laws = ["final", "geometric", "uniform"]
             raise ValueError(f"law must be one of {laws}, got {self.law!r}")
         return Labels(extras={"goal_step": np.minimum(goals, last).astype(np.int64)})
-
-
-def _columns(values: NDArray[np.float32], columns: Sequence[int]) -> NDArray[np.float32]:
-    width = values.shape[1]
-    wrong = [i for i in columns if not -width <= i < width]
-    if wrong:
-        raise ValueError(f"columns {wrong} do not exist: there are {width}, counted from 0")
-    return values[:, list(columns)]
 
 
 def _reward(episode: Episode) -> NDArray[np.float32]:

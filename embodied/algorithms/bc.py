@@ -124,6 +124,7 @@ class BC(Algorithm):
     def update(self, batch: Batch, step: int) -> Metrics:
         self._set_learning_rate(step)
         self.policy.train()
+        self.policy.begin_step(step)
         totals: dict[str, Tensor] = {}
         for i, share in enumerate(self._shares(batch.mask)):
             with self._no_sync(last=i == self.accumulate - 1):

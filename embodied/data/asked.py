@@ -44,7 +44,9 @@ class Told:
     Attributes:
         labels: how many episodes keep their instruction, drawn with the seed; None means all. The
             others are shown goals, sketches or phrases alone, as videos that nobody described.
-        never: instructions that no episode keeps.
+        never: instructions that no episode keeps, in any wording; where wordings are known, each
+            by the first of them.
+        only_labelled: whether the others are left out altogether.
         start: whether the first observation of the episode is given as `Condition.start`.
         phrases: style of the annotations that become `Condition.motion`: "motion" or "subtask".
         ahead: how many steps later the phrase is that is to be predicted (`Batch.phrase`); RT-H
@@ -55,6 +57,7 @@ class Told:
 
     labels: int | None = None
     never: tuple[str, ...] = ()
+    only_labelled: bool = False
     start: bool = False
     phrases: str | None = None
     ahead: int = 0

@@ -7,13 +7,15 @@ tell where the gripper begins to close and to open.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+from embodied.suites import Hand
 
 Vector = NDArray[np.float64]
 _MAX_POINTS = 100_000
@@ -109,6 +111,37 @@ class Trace:
         return type(self)(self.points * factor, self.heights, size, self.closes, self.opens)
 
 
+def trace_hand(
+    state: NDArray[np.float32], action: NDArray[np.float32], camera: Camera, hand: Hand
+) -> Trace:
+    """The path of the hand through states (L, S) under actions (L, A), as a camera sees it.
+
+    Raises ValueError where a number of `hand` does not exist, or the hand is behind the camera.
+    """
+    points = columns(state, hand.position).astype(np.float64)
+    pixels, depths = camera.project(points)
+    if (depths <= 0).any():
+        raise ValueError(
+            f"the hand is behind the camera at step {int(depths.argmin())}; correct the camera's "
+            "extrinsics, or `position`"
+        )
+    closes, opens = None, None
+    if hand.gripper is not None:
+        opening = columns(state, [hand.gripper])[:, 0]
+        command = columns(action, [hand.command])[:, 0]
+        closes, opens = grips((command > 0) * (opening - hand.closed), hand.threshold)
+    return Trace(pixels, points[:, 2], camera.size, closes, opens)
+
+
+def columns(values: NDArray[np.float32], which: Sequence[int]) -> NDArray[np.float32]:
+    """Columns of (L, N), which may be counted from the end. Raises ValueError for missing ones."""
+    width = values.shape[1]
+    wrong = [i for i in which if not -width <= i < width]
+    if wrong:
+        raise ValueError(f"columns {wrong} do not exist: there are {width}, counted from 0")
+    return values[:, list(which)]
+
+
 def grips(closing: NDArray[np.floating], threshold: float) -> tuple[int | None, int | None]:
     """When a gripper begins to hold something, and when it lets go.
 
@@ -153,7 +186,11 @@ def draw(trace: Trace, *, with_height: bool = True, width: int = 2) -> NDArray[n
 
 def following_error(path: Vector, sketch: Vector) -> float:
     """How far a path (L, 2) strays from a sketch (M, 2): the mean over the path's points of the
-    distance to the nearest point of the sketch's polyline, in the unit of both."""
+    distance to the nearest point of the sketch's polyline, in the unit of both.
+
+    Who stands still on a sketch does not stray; see the error with the two exchanged for how much
+    of a sketch a path leaves out.
+    """
     starts = sketch if len(sketch) == 1 else sketch[:-1]
     along = np.zeros_like(sketch) if len(sketch) == 1 else np.diff(sketch, axis=0)
     lengths = np.maximum((along**2).sum(1), np.finfo(np.float64).tiny)

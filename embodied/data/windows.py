@@ -122,9 +122,10 @@ class Windows:
         if told is None:
             return self
         found = copy.copy(self)
-        instructions = [self.texts[i] for i in self.episode_text.tolist()]
+        meanings = self.words.meaning(self.episode_text).tolist()
+        instructions = [self.texts[i] for i in meanings]
         found.asked = Asked(told, instructions, self.lengths, self.notes)
-        return found
+        return found.select(found.asked.labelled.nonzero()[:, 0]) if told.only_labelled else found
 
     def select(self, episodes: Sequence[int] | Tensor) -> Self:
         """The same frames, of which only these episodes are drawn from; nothing is copied."""

@@ -27,13 +27,63 @@ class Encoder(nn.Module, ABC):
         """Takes input statistics: N observations with T = 1, and the distinct conditions."""
 
 
-def blank_absent(tokens: Tensor, absent: Tensor, present: Tensor | None) -> Tensor:
+def held(condition: Condition) -> tuple[str, ...]:
+    """The modalities that some row may be asked by, by their names in `Condition.present`."""
+    goal = condition.goal
+    holds = {
+        "language": condition.language is not None,
+        "goal_state": goal is not None and goal.state.shape[-1] > 0,
+        "goal_image": goal is not None and bool(goal.images),
+        "sketch": condition.sketch is not None,
+        "motion": condition.motion is not None,
+    }
+    return tuple(name for name, is_held in holds.items() if is_held)
+
+
+def given(condition: Condition, modality: str, rows: int, device: torch.device) -> Tensor:
+    """(B,) bool, in which of the B rows a modality says something; names as in
+    `Condition.present`."""
+    if modality not in held(condition):
+        return torch.zeros(rows, dtype=torch.bool, device=device)
+    marked = condition.present.get(modality)
+    return torch.ones(rows, dtype=torch.bool, device=device) if marked is None else marked
+
+
+class ModalityEncoder(Encoder):
+    """Turns one way of asking into one token; a learned one where a row is not asked so.
+
+    Attributes:
+        modality: which, by its name in `Condition.present`.
+    """
+
+    modality: str
+    num_tokens = 1
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.absent = nn.Parameter(torch.zeros(dim))
+
+    @abstractmethod
+    def embed(
+        self, observation: Observation, condition: Condition, *, noise: Noise | None
+    ) -> Tensor:
+        """(B, D); anything finite in rows that are not asked so. Some row is."""
+
+    def forward(
+        self, observation: Observation, condition: Condition, *, noise: Noise | None = None
+    ) -> Tensor:
+        rows, device = len(observation.state), self.absent.device
+        if self.modality not in held(condition):
+            return self.absent.expand(rows, 1, -1)
+        tokens = self.embed(observation, condition, noise=noise)[:, None]
+        return blank_absent(tokens, self.absent, given(condition, self.modality, rows, device))
+
+
+def blank_absent(tokens: Tensor, absent: Tensor, present: Tensor) -> Tensor:
     """Puts the learned token `absent` (D,) where a row's modality is not present.
 
     Args:
         tokens: (B, L, D).
-        present: (B,) bool; None means present in every row.
+        present: (B,) bool. Where all are, `absent` takes part all the same: DDP waits for it.
     """
-    if present is None:  # `absent` takes part all the same: DDP and the optimiser wait for it
-        present = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
     return torch.where(present[:, None, None], tokens, absent.to(tokens.dtype))

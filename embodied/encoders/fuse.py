@@ -18,17 +18,19 @@ class TokenEncoder(Encoder):
     """Concatenates the tokens of its parts; each token has a learned position.
 
     Args:
-        parts: name -> factory called with (spec=, obs_horizon=, dim=).
+        parts: name -> factory called with (spec=, obs_horizon=, dim=); None leaves a part out, so
+            that a recipe can do without one of those that it builds on.
     """
 
     def __init__(
-        self, parts: Mapping[str, MakeEncoder], *, spec: Spec, obs_horizon: int, dim: int
+        self, parts: Mapping[str, MakeEncoder | None], *, spec: Spec, obs_horizon: int, dim: int
     ) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(
             {
                 name: make(spec=spec, obs_horizon=obs_horizon, dim=dim)
                 for name, make in parts.items()
+                if make is not None
             }
         )
         self.num_tokens = sum(part.num_tokens for part in self._encoders())

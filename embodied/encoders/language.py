@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embodied.encoders.base import Encoder, blank_absent
+from embodied.encoders.base import ModalityEncoder
 from embodied.noise import Noise
 from embodied.normalize import ZScore
 from embodied.structs import Condition, Observation, Spec
@@ -93,7 +93,7 @@ class SentenceEncoder:
         return self._table[index]
 
 
-class LanguageEncoder(Encoder):
+class LanguageEncoder(ModalityEncoder):
     """One token for the instruction: frozen sentence embedding, then a trained MLP.
 
     Sentences about one robot are alike, so their embeddings share most of their length; they are
@@ -105,12 +105,12 @@ class LanguageEncoder(Encoder):
             wordings near a known one mean the same.
     """
 
-    num_tokens = 1
+    modality = "language"
 
     def __init__(
         self, *, spec: Spec, obs_horizon: int, dim: int, model: str = MINILM, noise: float = 0.0
     ) -> None:
-        super().__init__()
+        super().__init__(dim)
         if noise < 0:
             raise ValueError(f"noise must be 0 or more, got {noise}")
         self.noise = noise
@@ -119,21 +119,34 @@ class LanguageEncoder(Encoder):
         self.mlp = nn.Sequential(
             nn.Linear(self.sentences.dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
         )
-        self.absent = nn.Parameter(torch.zeros(dim))
+
+    def _texts(self, condition: Condition) -> tuple[str, ...] | None:
+        return condition.language
 
     def fit_normalizers(self, observation: Observation, condition: Condition) -> None:
-        if condition.language is None:
-            raise ValueError("LanguageEncoder needs instructions, but the training data have none")
-        self.normalizer.fit(self.sentences(condition.language, self.absent.device))
+        texts = self._texts(condition)
+        if texts is None:
+            raise ValueError(
+                f"{type(self).__name__} needs words of the modality {self.modality!r}, but the "
+                "training data have none"
+            )
+        self.normalizer.fit(self.sentences(texts, self.absent.device))
 
-    def forward(
-        self, observation: Observation, condition: Condition, *, noise: Noise | None = None
+    def embed(
+        self, observation: Observation, condition: Condition, *, noise: Noise | None
     ) -> Tensor:
         device = self.absent.device
-        if condition.language is None:
-            return self.absent.expand(len(observation.state), 1, -1)
-        embeddings = self.normalizer(self.sentences(condition.language, device))
+        embeddings = self.normalizer(self.sentences(self._texts(condition) or (), device))
         if noise is not None and self.noise:
             embeddings = embeddings + self.noise * noise.normal(*embeddings.shape, device=device)
-        tokens = self.mlp(embeddings)[:, None]
-        return blank_absent(tokens, self.absent, condition.present.get("language"))
+        found: Tensor = self.mlp(embeddings)
+        return found
+
+
+class MotionEncoder(LanguageEncoder):
+    """One token for a language motion, such as "move arm left"."""
+
+    modality = "motion"
+
+    def _texts(self, condition: Condition) -> tuple[str, ...] | None:
+        return condition.motion

@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 _GROUP = 8  # channels that are normalised together
+_STEM = 5  # pixels, sides of the first layer's filters
 
 
 class ResidualBlock(nn.Module):
@@ -34,11 +35,25 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
     """A residual network normalised by groups, so that no row sees the batch (Wu & He 2018).
 
+    Further channels, such as a sketch or a goal image, may enter beside the image in the first
+    layer (early fusion), and words may modulate each stage (FiLM). Weights of both begin at zero,
+    so that a network begins as the one without them (RT-Trajectory, Gu et al. 2024,
+    arXiv:2311.01977, Sec. 3.3), and take nothing from the stream of random numbers.
+
     Args:
         channels: width of the stem and of each stage; each halves the sides.
+        extra_channels: of what enters beside the image; 0 for nothing.
+        film_dim: width of what modulates the stages; 0 for nothing.
     """
 
-    def __init__(self, channels: Sequence[int], in_channels: int = 3) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        in_channels: int = 3,
+        *,
+        extra_channels: int = 0,
+        film_dim: int = 0,
+    ) -> None:
         super().__init__()
         wrong = [width for width in channels if width % _GROUP or width < 1]
         if wrong or not channels:
@@ -48,13 +63,53 @@ class ResNet(nn.Module):
             ResidualBlock(before, width, stride=2)
             for before, width in zip(channels, stages, strict=False)
         ]
-        self.layers = nn.Sequential(_conv(in_channels, stem, 2, size=5), nn.ReLU(), *blocks)
+        self.layers = nn.Sequential(_conv(in_channels, stem, 2, size=_STEM), nn.ReLU(), *blocks)
         self.channels = channels[-1]
+        self.extra: nn.Parameter | None = None
+        if extra_channels:
+            self.extra = nn.Parameter(torch.zeros(stem, extra_channels, _STEM, _STEM))
+        self.films = nn.ModuleList(FiLM(film_dim, width) for width in stages if film_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, h, w) in [-1, 1] to (B, C, h', w')."""
-        features: Tensor = self.layers(x.contiguous(memory_format=torch.channels_last))
+    def forward(
+        self, x: Tensor, extra: Tensor | None = None, words: Tensor | None = None
+    ) -> Tensor:
+        """Images to features (B, C, h', w').
+
+        Args:
+            x: (B, in_channels, h, w) in [-1, 1].
+            extra: (B, extra_channels, h, w) with zeros for nothing; None is all zeros.
+            words: (B, film_dim); needed where the network has a `film_dim`.
+        """
+        (convolution, norm), activation, *blocks = self.layers
+        features: Tensor = convolution(_channels_last(x))
+        if self.extra is not None:
+            # A sum of two convolutions is one over all channels; apart, they round as one alone.
+            beside = x.new_zeros(len(x), self.extra.shape[1], *x.shape[2:])
+            beside = _channels_last(beside if extra is None else extra)
+            features = features + nn.functional.conv2d(
+                beside, self.extra, stride=2, padding=_STEM // 2
+            )
+        features = activation(norm(features))
+        for i, block in enumerate(blocks):
+            features = block(features)
+            if self.films:
+                features = self.films[i](features, words)
         return features
+
+
+class FiLM(nn.Module):
+    """Scales and shifts each channel by what the words say (Perez et al. 2018, arXiv:1709.07871,
+    Eq. 2): (1 + scale) x + shift, both linear in the words and zero at first."""
+
+    def __init__(self, dim: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2 * channels, dim))
+        self.bias = nn.Parameter(torch.zeros(2 * channels))
+
+    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+        """(B, channels, h, w), modulated by (B, dim)."""
+        scale, shift = nn.functional.linear(words, self.weight, self.bias).chunk(2, dim=1)
+        return (1 + scale[..., None, None]) * x + shift[..., None, None]
 
 
 class SpatialSoftmax(nn.Module):
@@ -85,6 +140,10 @@ def shift(images: Tensor, right: Tensor, down: Tensor) -> Tensor:
     batch = torch.arange(len(images), device=device)[:, None, None]
     moved = flat[batch, :, rows[:, :, None], columns[:, None, :]]  # (B, h, w, channels)
     return rearrange(moved, "b h w c -> b c h w").reshape(images.shape)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _conv(in_channels: int, channels: int, stride: int = 1, size: int = 3) -> nn.Module:

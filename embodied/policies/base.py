@@ -18,11 +18,15 @@ class Policy(nn.Module, ABC):
     """Maps observations and a condition to action chunks. Holds no per-episode state.
 
     `forward` is the loss, so that DDP and FSDP see every training pass.
+
+    Attributes:
+        trains_in_stages: whether some parameters take no part in some training steps.
     """
 
     spec: Spec
     obs_horizon: int
     pred_horizon: int
+    trains_in_stages: bool = False
 
     @abstractmethod
     def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
@@ -41,6 +45,10 @@ class Policy(nn.Module, ABC):
 
     def extend(self, phrases: Sequence[str]) -> None:
         """Learns of the phrases in data that it has not been fitted to; no weight changes."""
+
+    def begin_step(self, step: int) -> None:
+        """Called before each training step, from 0, for those that train in stages; what it
+        changes must follow from the step alone, so that a resumed run goes on alike."""
 
     def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         return self.loss(batch, noise=noise)

@@ -244,7 +244,12 @@ class HierarchicalPolicy(Policy):
         *,
         noise: Noise,
     ) -> Plan:
-        """As `act`, but a row without `condition.motion` keeps to its `previous` phrase."""
+        """As `act`, but a row without `condition.motion` keeps to its `previous` phrase. A flat
+        policy says nothing."""
+        if self.phrase_level is None:
+            rows = len(observation.state)
+            silent, action = ("",) * rows, self.act(observation, condition, noise=noise)
+            return Plan(action, silent, silent, (None,) * rows)
         told = _told(condition, len(observation.state), observation.state.device)
         phrases = tuple(mine or kept for mine, kept in zip(told, previous, strict=True))
         given = replace(

@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from embodied.encoders.base import held
 from embodied.heads.base import ActionHead
 from embodied.normalize import Statistics
 from embodied.policies.base import Policy
-from embodied.structs import Batch, Condition
+from embodied.structs import Batch
 from embodied.testing.facts import (
     noise_of,
     raises,
@@ -107,24 +108,11 @@ def _check_rows(policy: Policy, batch: Batch, action: Tensor) -> None:
     require_equal("the same noise must give the same action, whatever came between", action, again)
 
 
-def _modalities(condition: Condition) -> tuple[str, ...]:
-    """The names under which `Condition.present` may mark what this condition holds."""
-    goal = condition.goal
-    given = {
-        "language": condition.language is not None,
-        "goal_state": goal is not None and goal.state.shape[-1] > 0,
-        "goal_image": goal is not None and bool(goal.images),
-        "sketch": condition.sketch is not None,
-        "motion": condition.motion is not None,
-    }
-    return tuple(name for name, is_given in given.items() if is_given)
-
-
 def _without(batch: Batch, rows: list[int]) -> Batch:
     """The batch with every modality marked absent in some rows."""
     everywhere = torch.ones(len(batch.action), dtype=torch.bool, device=batch.action.device)
     present = dict(batch.condition.present)
-    for name in _modalities(batch.condition):
+    for name in held(batch.condition):
         present[name] = present.get(name, everywhere).clone()
         present[name][rows] = False
     return replace(batch, condition=replace(batch.condition, present=present))

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from embodied.suites import Expert
+from embodied.suites import Expert, Hand
 from embodied_envs.catalogue import TaskFacts
 from embodied_envs.continuous_experts import FractionExpert
 from embodied_envs.continuous_scene import (
@@ -76,6 +76,11 @@ class Continuous(SimulatedSuite):
     @property
     def name(self) -> str:
         return f"continuous/{self.split}{'+goal' if self.goal_visible else ''}"
+
+    @property
+    def hand(self) -> Hand:
+        """The fingertip."""
+        return Hand()
 
     def catalogue(self) -> Mapping[str, TaskFacts]:
         """All tasks of the split, any whole percentage off the grid among them."""

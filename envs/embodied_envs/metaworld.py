@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied.suites import Expert, Texts
+from embodied.suites import Expert, Hand, Texts
 from embodied_envs.metaworld_env import FULL_DIM, MetaWorldEnv
 from embodied_envs.metaworld_goals import ALL_TASKS, BENCHMARKS, NUM_GOALS
 from embodied_envs.metaworld_simulator import library_policy
@@ -109,6 +109,11 @@ class MetaWorld:
     def image_profile(self) -> str | None:
         """The render profile of what the policy observes; None where it observes no images."""
         return None if self.observation == "state" else self.render_profile
+
+    @property
+    def hand(self) -> Hand:
+        """The hand in every state; the gripper's opening is 0.3 when it is closed on nothing."""
+        return Hand(gripper=3, command=3, closed=0.3)
 
     @property
     def num_goals(self) -> int:

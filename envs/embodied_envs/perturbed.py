@@ -17,7 +17,16 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied.suites import Assignment, Expert, Perturbation, Suite, Texts, image_profile
+from embodied.suites import (
+    Assignment,
+    Expert,
+    Hand,
+    Perturbation,
+    Suite,
+    Texts,
+    hand_of,
+    image_profile,
+)
 
 Action = NDArray[np.float32]
 Observations = dict[str, Any]  # of arrays; gymnasium types a Dict space so
@@ -108,6 +117,10 @@ class Perturbed:
     @property
     def image_profile(self) -> str | None:
         return image_profile(self.suite)
+
+    @property
+    def hand(self) -> Hand | None:
+        return hand_of(self.suite)
 
     @property
     def tasks(self) -> tuple[str, ...]:

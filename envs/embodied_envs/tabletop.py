@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from embodied.suites import Expert
+from embodied.suites import Expert, Hand
 from embodied_envs.catalogue import TaskFacts
 from embodied_envs.options import check_choice
 from embodied_envs.scene import RATE_HZ
@@ -58,6 +58,11 @@ class Tabletop(SimulatedSuite):
     @property
     def name(self) -> str:
         return "tabletop" if self.tasks == tuple(TASKS) else super().name
+
+    @property
+    def hand(self) -> Hand:
+        """The fingertip."""
+        return Hand()
 
     def catalogue(self) -> Mapping[str, TaskFacts]:
         """All tasks; success is that all parts of one are done."""

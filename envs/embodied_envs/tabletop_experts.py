@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from embodied_envs.pushing import HIGH, Area, push, reach
 from embodied_envs.scene import REACH
 from embodied_envs.tabletop_tasks import (
     SIDES,
@@ -24,18 +25,13 @@ from embodied_envs.tabletop_tasks import (
     parts_done,
 )
 
-_HIGH, _LOW = 0.1, 0.008  # m of the fingertip: above everything, and beside a block
-_FREE = 0.05  # m of the fingertip from which it clears blocks
-_BEHIND = 0.058  # m from a block's centre at which the finger comes down
-_CLEAR = 0.07  # m between the centres of a block that is pushed and one that it passes
-_ROOM = 0.045  # m between the fingertip's axis and a block that it comes down beside
-_EDGE = np.array([[-0.305, -0.265], [0.305, 0.12]])  # m: where the finger may come down
-_INNER = np.array([[-0.29, -0.23], [0.29, 0.09]])  # m: where a block can be pushed
+_AREA = Area(
+    edge=np.array([[-0.305, -0.265], [0.305, 0.12]]), inner=np.array([[-0.29, -0.23], [0.29, 0.09]])
+)
 _SURE = 0.012  # m by which experts do more than is asked
 _HANDLE = np.array([-0.108, 0.26])  # m: inside the shut drawer's handle
 _DRAWER_RANGE = 0.12  # m
 _BUTTON = np.array([0.23, 0.25])  # m
-_TURNS = np.radians([0, 30, 60, 90])  # of a push whose place is taken
 
 
 class TabletopExpert:
@@ -65,26 +61,27 @@ class TabletopExpert:
         if self._task.kind == "drawer":
             return _slide(view, 1.0 if self._task.targets[0] == "open" else -1.0)
         if self._task.kind == "button":
-            return _reach(view, _BUTTON, 0.012)
+            return reach(view.finger, _BUTTON, 0.012)
         kind = "zone" if self._task.kind in ("both", "sort") else self._task.kind
         for block, target in self.order:
             part = Task(kind, (block,), (target,))
             if not all(parts_done(part, view, margin=_SURE)):
                 return self._push(view, block, _destination(part, view), target)
-        return np.array([*view.finger[:2], _HIGH])
+        return np.array([*view.finger[:2], HIGH])
 
     def _push(self, view: View, block: str, goal: Vector, target: str) -> Vector:
         others = {name: place for name, place in view.blocks.items() if name != block}
         place = view.blocks[block]
         in_path = [x for name, x in others.items() if name != target]
-        path = _around(place, goal, in_path, self.side) - place
-        distance = float(np.linalg.norm(path))
-        for turn in (sign * angle for angle in _TURNS for sign in (self.side, -self.side)):
-            along = _turned(path / max(distance, 1e-6), turn)
-            start = place - _BEHIND * along
-            if _is_free(start, others):
-                break
-        return _drive(view, place, along, start, distance)
+        return push(
+            view.finger,
+            place,
+            goal,
+            in_path=in_path,
+            others=list(others.values()),
+            side=self.side,
+            area=_AREA,
+        )
 
 
 class TabletopPlayer:
@@ -131,66 +128,10 @@ def _destination(part: Task, view: View) -> Vector:
     return view.blocks[target] if part.kind == "block" else view.zones[target]
 
 
-def _around(start: Vector, goal: Vector, obstacles: list[Vector], side: float) -> Vector:
-    """The goal, or a point beside the first obstacle on the straight path to it."""
-    path = goal - start
-    length = float(np.linalg.norm(path))
-    along = path / max(length, 1e-6)
-    left = _turned(along, np.pi / 2)
-    ahead = [(float((x - start) @ along), float((x - start) @ left), x) for x in obstacles]
-    blocking = [
-        (forth, x)
-        for forth, aside, x in ahead
-        if 0.0 < forth < length + 0.5 * _CLEAR and abs(aside) < _CLEAR - 0.01
-    ]
-    if not blocking:
-        return goal
-    _, obstacle = min(blocking, key=lambda item: item[0])
-    points = [obstacle + sign * (_CLEAR + 0.01) * left for sign in (side, -side)]
-    return next((point for point in points if _inside(point, _INNER)), points[0])
-
-
-def _drive(view: View, place: Vector, along: Vector, start: Vector, distance: float) -> Vector:
-    """Pushes a block where the finger stands behind it, and goes there where it does not."""
-    finger = view.finger
-    across = _turned(along, np.pi / 2)
-    behind, aside = float((finger[:2] - place) @ along), float((finger[:2] - place) @ across)
-    if finger[2] > 0.02 or not -0.08 < behind < -0.02 or abs(aside) > 0.02:
-        return _reach(view, start, _LOW)
-    speed = min(0.022, 0.008 + 0.4 * distance)
-    step = speed * along - 0.8 * aside * across
-    return np.array([*(finger[:2] + step), _LOW])
-
-
 def _slide(view: View, direction: float) -> Vector:
     """Pushes or pulls the drawer's handle from within."""
     grip = _HANDLE + np.array([_DRAWER_RANGE * view.drawer, 0.0])
     away = view.finger - np.array([*grip, 0.0])
     if away[2] < 0.035 and np.abs(away[:2]).max() < 0.03:
         return np.array([view.finger[0] + 0.025 * direction, grip[1], 0.02])
-    return _reach(view, grip, 0.02)
-
-
-def _reach(view: View, place: Vector, height: float) -> Vector:
-    """Comes down at a place: up, across, down."""
-    x, y, z = view.finger
-    away = float(np.hypot(*(place - [x, y])))
-    if away < (0.012 if z > _FREE else 0.022):
-        return np.array([*place, height])
-    if z < _FREE:
-        return np.array([x, y, _HIGH])
-    return np.array([*place, _HIGH])
-
-
-def _is_free(place: Vector, blocks: Mapping[str, Vector]) -> bool:
-    """Whether the finger can come down at a place."""
-    return _inside(place, _EDGE) and all(np.linalg.norm(place - x) > _ROOM for x in blocks.values())
-
-
-def _inside(place: Vector, area: NDArray[np.float64]) -> bool:
-    return bool(((place >= area[0]) & (place <= area[1])).all())
-
-
-def _turned(vector: Vector, angle: float) -> Vector:
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.array([cos * vector[0] - sin * vector[1], sin * vector[0] + cos * vector[1]])
+    return reach(view.finger, grip, 0.02)

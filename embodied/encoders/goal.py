@@ -1,0 +1,139 @@
+"""Encodes goals: a state to reach, or what cameras should see, alone or as a change from the start.
+
+What words ask for is mostly a change ("push it left"), which no goal shows without the start: GRIF
+(Myers et al. 2023, arXiv:2307.00117, Sec. 4.1) encodes both together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from embodied.encoders.base import ModalityEncoder
+from embodied.networks.vision import ResNet, SpatialSoftmax, shift
+from embodied.noise import Noise
+from embodied.normalize import ZScore
+from embodied.structs import Condition, Observation, Spec
+
+
+def _start(condition: Condition) -> Observation:
+    if condition.start is None:
+        raise ValueError(
+            "an encoder of changes needs Condition.start; train with source.told.start=true"
+        )
+    return condition.start
+
+
+class GoalStateEncoder(ModalityEncoder):
+    """One token for a goal state, through a two-layer MLP.
+
+    Args:
+        start: whether it sees the start and the change from it to the goal, instead of the goal.
+        columns: which numbers of the state it sees; None means all. Those of the robot tell a
+            policy little about what is asked, and are easily learnt by heart.
+    """
+
+    modality = "goal_state"
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        obs_horizon: int,
+        dim: int,
+        start: bool = False,
+        columns: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(dim)
+        chosen = tuple(range(spec.state_dim)) if columns is None else tuple(columns)
+        wrong = [i for i in chosen if not -spec.state_dim <= i < spec.state_dim]
+        if wrong or not chosen:
+            raise ValueError(f"columns must lie within the {spec.state_dim} numbers, got {chosen}")
+        self.start, self.columns = start, list(chosen)
+        self.normalizer = ZScore(spec.state_dim)
+        self.mlp = nn.Sequential(
+            nn.Linear((1 + start) * len(chosen), 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+        )
+
+    def fit_normalizers(self, observation: Observation, condition: Condition) -> None:
+        self.normalizer.fit(observation.state.flatten(0, 1))
+
+    def _seen(self, observation: Observation) -> Tensor:
+        state: Tensor = self.normalizer(observation.state[:, -1])
+        return state[:, self.columns]
+
+    def embed(
+        self, observation: Observation, condition: Condition, *, noise: Noise | None
+    ) -> Tensor:
+        assert condition.goal is not None
+        seen = self._seen(condition.goal)
+        if self.start:
+            before = self._seen(_start(condition))
+            seen = torch.cat([before, seen - before], dim=-1)
+        found: Tensor = self.mlp(seen)
+        return found
+
+
+class GoalImageEncoder(ModalityEncoder):
+    """One token for goal images: a residual network for each camera, added up.
+
+    Args:
+        start: whether the start's image is stacked upon the goal's (GRIF's six channels).
+        cameras: which of the spec's; None means all.
+        channels: widths of the network's stages, see `ResNet`.
+        shift: training moves goal and start of a row together by up to so many pixels.
+    """
+
+    modality = "goal_image"
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        obs_horizon: int,
+        dim: int,
+        start: bool = False,
+        cameras: Sequence[str] | None = None,
+        channels: Sequence[int] = (16, 32, 64, 64),
+        shift: int = 4,
+    ) -> None:
+        super().__init__(dim)
+        self.cameras = tuple(spec.cameras if cameras is None else cameras)
+        unknown = sorted(set(self.cameras) - spec.cameras.keys())
+        if unknown or not self.cameras:
+            raise ValueError(
+                f"GoalImageEncoder needs cameras out of {sorted(spec.cameras)}, got "
+                f"{list(self.cameras)}; give data with images, or leave this encoder out"
+            )
+        if shift < 0:
+            raise ValueError(f"shift must be 0 pixels or more, got {shift}")
+        self.start, self.shift = start, shift
+        self.networks = nn.ModuleList(ResNet(channels, 3 * (1 + start)) for _ in self.cameras)
+        self.keypoints = SpatialSoftmax()
+        self.out = nn.Sequential(
+            nn.Linear(3 * channels[-1] * len(self.cameras), 2 * dim),
+            nn.GELU(),
+            nn.Linear(2 * dim, dim),
+        )
+
+    def embed(
+        self, observation: Observation, condition: Condition, *, noise: Noise | None
+    ) -> Tensor:
+        found = [self._features(i, condition, noise) for i in range(len(self.cameras))]
+        embedding: Tensor = self.out(torch.cat(found, dim=-1))
+        return embedding
+
+    def _features(self, index: int, condition: Condition, noise: Noise | None) -> Tensor:
+        assert condition.goal is not None
+        camera = self.cameras[index]
+        images = condition.goal.images[camera][:, -1]
+        if self.start:
+            images = torch.cat([_start(condition).images[camera][:, -1], images], dim=1)
+        if noise is not None and self.shift:
+            draws = noise.uniform(len(images), 2, device=images.device)
+            right, down = (draws * (2 * self.shift + 1)).long().unbind(1)
+            images = shift(images, right - self.shift, down - self.shift)
+        features = self.networks[index](images.float() / 127.5 - 1)
+        return torch.cat([self.keypoints(features), features.mean((2, 3))], dim=-1)

@@ -1,0 +1,159 @@
+"""Motions about a block, some of them never demonstrated: what a sketch tells and words do not.
+
+A faithful miniature of the evaluation of RT-Trajectory (Gu et al. 2024, arXiv:2311.01977, Sec. 4):
+known pieces in motions that are new, in one scene, whose images do not tell which one is meant.
+Departures: a finger on rails instead of an arm with a gripper, so nothing is grasped; "lift" and
+"pass" are of the finger. Heights are told as in the paper: from the camera, some low motions and
+some high ones look the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from embodied.suites import Expert, Hand, Texts
+from embodied_envs.catalogue import TaskFacts
+from embodied_envs.motions_scene import STATE_DIM, Motion, MotionExpert, MotionScene
+from embodied_envs.options import check_choice
+from embodied_envs.scene import RATE_HZ
+from embodied_envs.simulated import SimulatedSuite
+from embodied_envs.simulated_env import Simulator
+
+MAX_STEPS = 80
+CAMERAS = ("front", "top")
+Split = Literal["seen", "held_out"]
+# Each kind is seen, and each side; but high ones on one side and their low twins on the other.
+SEEN = (
+    Motion("push", "right"),
+    Motion("push", "away"),
+    Motion("push", "left"),
+    Motion("push", "toward"),
+    Motion("pass", "right"),
+    Motion("behind", "left"),
+    Motion("lift", "left"),
+    Motion("retreat", "right"),
+)
+HELD_OUT = (
+    Motion("push", "away-right"),
+    Motion("push", "toward-left"),
+    Motion("pass", "left"),
+    Motion("behind", "right"),
+    Motion("lift", "right"),
+    Motion("retreat", "left"),
+)
+_SPLITS: Mapping[str, Mapping[str, Motion]] = {
+    split: {f"{motion.kind}-{motion.direction}": motion for motion in motions}
+    for split, motions in (("seen", SEEN), ("held_out", HELD_OUT))
+}
+_WHERE = {"right": "to the right", "left": "to the left", "away": "away", "toward": "towards you"}
+_TRAINED: Mapping[str, tuple[str, ...]] = {
+    "push": ("push the block {to}", "shove the block {to}", "move the block {to} by pushing it"),
+    "pass": ("pass over the block {to}", "cross above the block {to}", "fly over the block {to}"),
+    "behind": (
+        "slide along the table behind the block {to}",
+        "go behind the block {to}",
+        "move {to} along the table, behind the block",
+    ),
+    "lift": (
+        "come down beside the block, at its {side}, and rise straight up",
+        "from the {side} of the block go straight up",
+        "rise straight up at the {side} of the block",
+    ),
+    "retreat": (
+        "come down beside the block, at its {side}, and draw straight back",
+        "from the {side} of the block go straight back along the table",
+        "draw straight back at the {side} of the block",
+    ),
+}
+_NEW: Mapping[str, str] = {
+    "push": "give the block a push {to}",
+    "pass": "travel {to} high above the block",
+    "behind": "travel {to} low behind the block",
+    "lift": "go up vertically next to the {side} face of the block",
+    "retreat": "go backwards on the table next to the {side} face of the block",
+}
+
+
+@dataclass(frozen=True)
+class Motions(SimulatedSuite):
+    """Push a block, pass over it or behind it, rise or draw back beside it.
+
+    Goal i of a benchmark seed is a place of the block and of the finger, the same for all tasks.
+    Actions are (3,), the displacement of the finger's target in units of 3 cm, in [-1, 1]; for the
+    state see `MotionScene`. Episodes terminate with the motion and are truncated after 80 steps,
+    which are 8 s. See `SimulatedSuite` for the other fields.
+
+    Attributes:
+        tasks: all of the split's, where none is named.
+        split: "seen" has the motions to be demonstrated, "held_out" new ones: diagonal pushes, and
+            the other side of what was seen on one side alone.
+        cameras: any of `CAMERAS`, or their numbers.
+    """
+
+    library: ClassVar[str] = "motions"
+
+    tasks: tuple[str, ...] = ()
+    split: Split = "seen"
+    cameras: tuple[int | str, ...] = ("front",)
+    image_size: tuple[int, int] = (64, 64)
+
+    def __post_init__(self) -> None:
+        check_choice("split", self.split, get_args(Split))
+        if not self.tasks:
+            object.__setattr__(self, "tasks", tuple(_SPLITS[self.split]))
+        super().__post_init__()
+
+    @property
+    def name(self) -> str:
+        return f"motions/{self.split}"
+
+    @property
+    def hand(self) -> Hand:
+        """The fingertip."""
+        return Hand()
+
+    def catalogue(self) -> Mapping[str, TaskFacts]:
+        """The motions of the split; success is that one is done."""
+        return _catalogue(self.split)
+
+    def open_simulator(self, task: str) -> MotionScene:
+        """The scene, judged by the motion."""
+        return MotionScene(_SPLITS[self.split][task])
+
+    def change_task(self, simulator: Simulator, task: str) -> Simulator:
+        """The same simulator: one scene serves all motions."""
+        assert isinstance(simulator, MotionScene)
+        simulator.motion = _SPLITS[self.split][task]
+        return simulator
+
+    def expert(self, task: str, *, seed: int = 0) -> Expert:
+        """Takes the state (S,); it has one way of doing a motion."""
+        check_choice("task", task, self.tasks)
+        return MotionExpert(_SPLITS[self.split][task])
+
+
+@functools.cache
+def _catalogue(split: str) -> Mapping[str, TaskFacts]:
+    return {
+        name: TaskFacts(
+            state_dim=STATE_DIM,
+            action_dim=3,
+            rate_hz=RATE_HZ,
+            max_steps=MAX_STEPS,
+            measure="result",
+            threshold=1.0,
+            texts=_texts(motion),
+        )
+        for name, motion in _SPLITS[split].items()
+    }
+
+
+def _texts(motion: Motion) -> Texts:
+    """The wordings of a motion."""
+    to = " and ".join(_WHERE[word] for word in motion.direction.split("-"))
+    names = {"to": to, "side": motion.direction}
+    canonical, *others = (text.format(**names) for text in _TRAINED[motion.kind])
+    return Texts(canonical, tuple(others), (_NEW[motion.kind].format(**names),))
