@@ -7,8 +7,9 @@ method is worth shows with the phrases that it chooses itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from embodied.data.asked import told_by
 from embodied.data.windows import Windows
+from embodied.loading import load_policy
 from embodied.noise import BatchNoise, seeded
 from embodied.open_loop import estimate, estimate_json
 from embodied.policies.base import Policy
 from embodied.policies.hierarchical import HierarchicalPolicy
-from embodied.structs import Batch, Condition
+from embodied.structs import Batch, Condition, Episodes
 
 Floats = NDArray[np.float64]
 
@@ -55,6 +58,39 @@ class PhraseErrors:
             "mse_recorded_phrases": estimate_json(estimate(self.told - flat.own)),
             "mse_own_phrases": estimate_json(estimate(self.own - flat.own)),
         }
+
+
+def examine_runs(
+    runs: Mapping[str, Path],
+    episodes: Episodes,
+    *,
+    label: str,
+    flat: str | None = None,
+    frames: int = 50,
+    seed: int = 0,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """The figures of several trained policies on the same episodes, JSON-able.
+
+    Args:
+        runs: name -> run directory or checkpoint; each is asked by the phrases that it was trained
+            with (`source.told`).
+        label: which recorded action is predicted.
+        flat: the name of the one that the others are compared with.
+    """
+    if flat is not None and flat not in runs:
+        raise ValueError(f"flat must be one of {sorted(runs)}, got {flat!r}")
+    windows = Windows.load(episodes, label=label)
+    found = {}
+    for name, path in runs.items():
+        policy, checkpoint = load_policy(path, device)
+        told = told_by(checkpoint.documents["config"]["source"]["told"], seed)
+        found[name] = examine(policy, windows.asking(told), frames=frames, seed=seed)
+    figures = {name: each.figures() for name, each in found.items()}
+    if flat is None:
+        return figures
+    differences = {name: each.against(found[flat]) for name, each in found.items() if name != flat}
+    return {**figures, f"against {flat}": differences}
 
 
 def examine(policy: Policy, windows: Windows, *, frames: int = 50, seed: int = 0) -> PhraseErrors:

@@ -118,6 +118,37 @@ def test_a_hand_behind_the_camera_is_refused() -> None:
         label(labellers.Sketches("c", matrices=matrices))
 
 
+def corrected(*marks: tuple[int, str, str]) -> Episode:
+    return episode(
+        length=8,
+        annotations=tuple(Annotation("motion", text, t, role=who) for t, text, who in marks),
+    )
+
+
+@pytest.mark.parametrize(
+    ("margin", "expected"),
+    [
+        (0, ["", "", "", "up", "up", "", "down", "down"]),
+        (1, ["", "", "up", "up", "up", "down", "down", "down"]),
+        (9, ["up", "up", "up", "up", "up", "down", "down", "down"]),
+    ],
+)
+def test_of_corrected_episodes_only_what_people_said_is_learned(
+    margin: int, expected: list[str]
+) -> None:
+    marks = [(0, "left", "assistant"), (3, "up", "user"), (5, "left", "assistant")]
+    said = labellers.Spoken("motion", margin)(corrected(*marks, (6, "down", "user")), SPEC)
+    words = [""] * 8
+    for each in said.annotations:
+        words[each.step :] = [each.content] * (8 - each.step)
+    assert words == expected
+
+
+def test_an_episode_that_nobody_corrected_teaches_no_phrase() -> None:
+    said = labellers.Spoken("motion")(corrected((0, "left", "assistant")), SPEC).annotations
+    assert [(each.content, each.step) for each in said] == [("", 0)]
+
+
 def test_paraphrases_are_other_wordings_of_the_instruction_alone() -> None:
     labeller = labellers.Paraphrases({"do 0": ["act", "go"], "do 1": ["stop"]})
     assert [(x.style, x.content) for x in label(labeller).annotations] == [
