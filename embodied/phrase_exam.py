@@ -149,5 +149,4 @@ def _errors(
 
 
 def _batch(policy: Policy, windows: Windows, index: Tensor) -> Batch:
-    horizons = {"obs_horizon": policy.obs_horizon, "pred_horizon": policy.pred_horizon}
-    return windows.gather(index, **horizons)
+    return windows.gather(index, obs_horizon=policy.obs_horizon, pred_horizon=policy.pred_horizon)
