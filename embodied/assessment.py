@@ -19,6 +19,7 @@ from embodied.preflight import check_config, check_policy
 from embodied.protocols import Protocol
 from embodied.report import write_report
 from embodied.results import RESULTS_FILE, Evaluation, Outcome, versions, write_results
+from embodied.retrieval import retrieve
 from embodied.simulators import choose_backend, place
 from embodied.stopwatch import Stopwatch
 from embodied.suites import Suite
@@ -82,6 +83,9 @@ def assess(
     with clock.phase("evaluate"):
         probes = judge(config, policy, asked(config, suite))
     main_evaluation = probes.pop(MAIN)
+    if config.get("retrieval"):
+        with clock.phase("retrieval"):
+            probes |= retrieve(config, policy, suite)
     if config.get("robustness"):
         with clock.phase("robustness"):
             probes |= judge(config, policy, perturbed(config, suite))

@@ -51,6 +51,7 @@ _MACHINERY = (
     "embodied.robustness",
     "embodied.shards",
     "embodied.simulators",
+    "embodied.sketching",
     "embodied.stopwatch",
     "embodied.suite_task",
     "embodied.train",

@@ -54,6 +54,7 @@ HARMLESS = (
     "video.*",
     "protocol.*",
     "probes*",
+    "retrieval*",
     "robustness*",
 )
 """Config keys that may change between the start of a run and its resumption."""

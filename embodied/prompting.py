@@ -33,12 +33,13 @@ class Demonstration:
     Attributes:
         state: (L, S) before each action.
         action: (L, A).
-        final: what was seen after the last action: "state" and cameras.
+        first, final: what was seen at first, and after the last action: "state" and cameras.
         cameras: name -> matrices of those that stay in place (`embodied.data.sketches.Camera`).
     """
 
     state: NDArray[np.float32]
     action: NDArray[np.float32]
+    first: Arrays
     final: Arrays
     cameras: Mapping[str, Camera]
     success: bool
@@ -84,6 +85,7 @@ class Demonstrator:
         names = ("task", "goal", "benchmark_seed", "instruction")
         options = {name: getattr(assignment, name) for name in names}
         observation, _ = env.reset(seed=assignment.seed, options=options)
+        first = {name: np.array(x) for name, x in observation.items()}
         states, actions, left, solved = [], [], self.suite.max_steps, False
         while left:
             view = getattr(env.unwrapped, "full_observation", observation["state"])
@@ -100,6 +102,7 @@ class Demonstrator:
         return Demonstration(
             state=np.stack(states),
             action=np.stack(actions),
+            first=first,
             final={name: np.array(x) for name, x in observation.items()},
             cameras={name: Camera.of(facts) for name, facts in matrices.items()},
             success=solved,

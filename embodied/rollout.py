@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -85,6 +86,7 @@ class Controller:
         self._history: list[list[dict[str, NDArray[Any]]]] = [[] for _ in range(num_slots)]
         self.prompts = prompts
         self._told: list[Row] = [[] for _ in range(num_slots)]
+        self._first: list[dict[str, NDArray[Any]]] = [{} for _ in range(num_slots)]
         self._generators = [torch.Generator() for _ in range(num_slots)]
 
     def reset(self, slot: int, assignment: Assignment) -> None:
@@ -96,6 +98,8 @@ class Controller:
         for slot in np.flatnonzero(slots):
             row = {name: np.array(x[slot]) for name, x in observation.items()}
             history = self._history[slot]
+            if not history:
+                self._first[slot] = row
             history.extend([row] * (1 if history else self.policy.obs_horizon))
             del history[: -self.policy.obs_horizon]
 
@@ -115,17 +119,18 @@ class Controller:
         rows = slots + slots[:1] * padding
         # A padding row must not advance the generator of the slot that it repeats.
         generators = [self._generators[s] for s in slots] + [torch.Generator()] * padding
-        condition = stack([self._told[s] for s in rows])
+        start = self._observation([[self._first[s]] for s in rows])
+        condition = replace(stack([self._told[s] for s in rows]), start=start)
         return self.policy.act(
-            self._observation(rows).to(self.device),
+            self._observation([self._history[s] for s in rows]).to(self.device),
             condition.to(self.device),
             noise=RowNoise(generators),
         )
 
-    def _observation(self, rows: list[int]) -> Observation:
+    def _observation(self, histories: list[list[dict[str, NDArray[Any]]]]) -> Observation:
         def column(name: str) -> Tensor:
             return torch.from_numpy(
-                np.asarray([[step[name] for step in self._history[s]] for s in rows])
+                np.asarray([[step[name] for step in each] for each in histories])
             )
 
         return Observation(

@@ -17,7 +17,7 @@ from embodied.encoders.observation import StateEncoder
 from embodied.encoders.task import TaskEncoder
 from embodied.heads.edm import EDMHead
 from embodied.noise import BatchNoise, seeded
-from embodied.objectives.alignment import multi_positive_info_nce, recall
+from embodied.objectives.alignment import hits, multi_positive_info_nce
 from embodied.policies.aligned import AlignedPolicy
 from embodied.structs import Batch, Condition, Observation, Spec
 from embodied.testing import check_policy
@@ -69,14 +69,14 @@ def test_rows_without_both_modalities_take_no_part() -> None:
     assert float(nobody.detach()) == 0.0
 
 
-def test_recall_counts_a_correct_candidate_among_the_best() -> None:
+def test_a_hit_is_a_correct_candidate_among_the_best() -> None:
     similarity = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [2.0, 3.0, 1.0]])
     correct = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1]]).bool()
-    assert float(recall(similarity, correct, 1)) == pytest.approx(1 / 3)
-    assert float(recall(similarity, correct, 2)) == pytest.approx(2 / 3)
-    assert float(recall(similarity, correct, 3)) == 1.0
+    assert hits(similarity, correct, 1).tolist() == [True, False, False]
+    assert hits(similarity, correct, 2).tolist() == [True, True, False]
+    assert hits(similarity, correct, 3).tolist() == [True, True, True]
     with pytest.raises(ValueError, match=r"k must lie in \[1, 3\]"):
-        recall(similarity, correct, 4)
+        hits(similarity, correct, 4)
 
 
 def policy(**options: Any) -> AlignedPolicy:
@@ -146,7 +146,7 @@ def test_aligning_learns_which_words_mean_which_change() -> None:
     points = [built.points(m, fresh.observation, fresh.condition) for m in built.pairs[0]]
     assert fresh.meaning is not None
     correct = fresh.meaning[:, None] == fresh.meaning[None, :]
-    assert float(recall(built.similarity(*points), correct, 1)) > 0.9
+    assert hits(built.similarity(*points), correct, 1).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("then", ["frozen", "joint", "free"])

@@ -114,6 +114,18 @@ def test_labels_are_drawn_by_the_seed_and_too_many_are_refused() -> None:
         asked(Told(labels=2, never=("text 0",)))
 
 
+def test_labelled_episodes_have_their_share_of_each_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for share, expected in ((0.8, 0.8), (1.0, 1.0), (None, 1 / 3)):
+        windows = asked(Told(never=("text 0",), labelled_share=share))
+        drawn = windows.labelled(windows.draw(4000, generator)).double().mean()
+        assert abs(float(drawn) - expected) < 0.04
+    with pytest.raises(ValueError, match=r"labelled_share=0\.5 needs episodes of both kinds"):
+        asked(Told(labelled_share=0.5))
+    with pytest.raises(ValueError, match=r"told\.labelled_share must lie in"):
+        Told(labelled_share=0.0)
+
+
 def test_labelled_frames_aim_at_the_end_of_their_episode() -> None:
     windows = asked(Told(labels=1, never=("text 0",)))
     goals = Goals(p_curgoal=1, p_trajgoal=0, labelled_final=True)

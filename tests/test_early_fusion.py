@@ -33,7 +33,8 @@ def pixels(seed: int, *shape: int) -> Tensor:
 
 def observe(steps: int = 1) -> Observation:
     images = {
-        name: pixels(i, ROWS, steps, 3, *size) for i, (name, size) in enumerate(SPEC.cameras.items())
+        name: pixels(i, ROWS, steps, 3, *size)
+        for i, (name, size) in enumerate(SPEC.cameras.items())
     }
     return Observation(torch.zeros(ROWS, steps, 1), images)
 

@@ -107,7 +107,9 @@ def test_environments_need_no_torch() -> None:
     assert importers("embodied_envs", "torch", "embodied_datasets") == set()
 
 
-PURE = ("embodied.data.motions", "embodied.data.sketches")  # mathematics on arrays
+PURE = tuple(  # mathematics on arrays
+    f"embodied.data.{name}" for name in ("motions", "sketches", "sketch_sources")
+)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embodied.data.sketches import Camera, Trace, draw, following_error, grips, trace_hand
+from embodied.data.sketches import (
+    Camera,
+    Trace,
+    draw,
+    following_error,
+    grips,
+    trace_hand,
+    trace_path,
+)
 from embodied.suites import Hand
 
 LOOKING_DOWN_X = {  # the camera stands at the origin and looks along x; y is left, z is up
@@ -70,7 +78,18 @@ def test_a_trace_comes_back_from_json_and_scales() -> None:
     np.testing.assert_array_equal(again.points, trace.points)
     np.testing.assert_array_equal(again.heights, trace.heights)
     assert (again.size, again.closes, again.opens) == ((32, 64), 1, None)
-    np.testing.assert_array_equal(trace.scaled((64, 32)).points, [[2, 20], [6, 20]])
+    np.testing.assert_array_equal(trace.scaled((64, 32)).points, [[1.75, 20.5], [5.75, 20.5]])
+
+
+def test_a_scaled_sketch_is_what_a_camera_of_that_size_sees() -> None:
+    def camera(height: int) -> Camera:  # square, 90 degrees, as `FrameRenderer.matrices` has it
+        middle = (height - 1) / 2
+        intrinsics = [[height / 2, 0, middle], [0, height / 2, middle], [0, 0, 1]]
+        return Camera.of(LOOKING_DOWN_X | {"intrinsics": intrinsics, "size": [height, height]})
+
+    path = np.array([[1.0, 0.3, 0.2], [2.0, -0.5, 0.1]])
+    large, small = (trace_path(path, camera(height)) for height in (480, 84))
+    np.testing.assert_allclose(large.scaled((84, 84)).points, small.points)
 
 
 @pytest.mark.parametrize(
@@ -79,10 +98,22 @@ def test_a_trace_comes_back_from_json_and_scales() -> None:
         '{"points": [], "heights": [], "size": [1, 1]}',
         '{"points": [[0, 0]], "heights": [0, 1], "size": [1, 1]}',
         '{"points": [[0, 0]], "heights": [0], "size": [1, 1], "closes": 1}',
+        '{"points": [[0, 0]], "heights": [0], "size": [1, 1], "opens": true}',
+        '{"points": [[0, 0]], "heights": [[0]], "size": [1, 1]}',
+        '{"points": [[0, NaN]], "heights": [0], "size": [1, 1]}',
+        '{"points": [[0, 0]], "heights": [1e999], "size": [1, 1]}',
+        '{"points": [[0, 0]], "heights": [0], "size": [1, 1e9]}',
+        '{"points": [[0, 0]], "heights": [0], "size": [0, 1]}',
+        '{"points": [[0, 0]], "heights": [1%s], "size": [1, 1]}' % ("0" * 400),
+        '{"heights": [0], "size": [1, 1]}',
+        "[" * 100_000,
+        "[1]",
+        "null",
     ],
+    ids=range(14),
 )
 def test_what_is_no_trace_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="a trace needs"):
+    with pytest.raises(ValueError, match=r"a trace (needs|is)"):
         Trace.from_json(text)
 
 
@@ -99,7 +130,11 @@ def test_following_is_measured_to_the_line_and_not_to_its_corners() -> None:
 
 TILTED = {  # looks down at 45 degrees from 1 m in front of and above the table; x to the right
     "intrinsics": [[80, 0, 32], [0, 80, 32], [0, 0, 1]],
-    "extrinsics": [[1, 0, 0, 0], [0, -(0.5**0.5), -(0.5**0.5), 0], [0, 0.5**0.5, -(0.5**0.5), 2**0.5]],
+    "extrinsics": [
+        [1, 0, 0, 0],
+        [0, -(0.5**0.5), -(0.5**0.5), 0],
+        [0, 0.5**0.5, -(0.5**0.5), 2**0.5],
+    ],
     "size": [64, 64],
 }
 

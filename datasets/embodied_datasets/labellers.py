@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.data.motions import Axis, MotionGrammar
-from embodied.data.sketches import Camera, columns, trace_hand
+from embodied.data.sketch_sources import hindsight
+from embodied.data.sketches import columns
 from embodied.structs import Annotation, Episode, Spec
 from embodied.suites import Hand
 from embodied_datasets.labels import Labels, digest
@@ -62,20 +63,9 @@ class Sketches:
     matrices: Mapping[str, Any] | None = None
 
     def __call__(self, episode: Episode, spec: Spec) -> Labels:
-        camera = Camera.of(self._matrices(episode))
         hand = Hand(self.position, self.gripper, self.command, self.closed, self.threshold)
-        trace = trace_hand(episode.state, episode.action, camera, hand)
+        trace = hindsight(episode, self.camera, hand, matrices=self.matrices)
         return Labels(annotations=(Annotation("trace", trace.to_json(), 0, self.camera),))
-
-    def _matrices(self, episode: Episode) -> Mapping[str, Any]:
-        found = self.matrices or episode.info.get("cameras", {}).get(self.camera)
-        if found is None:
-            raise ValueError(
-                f"nobody recorded the matrices of camera {self.camera!r}; give label.matrices="
-                "{intrinsics: ..., extrinsics: ..., size: [height, width]}"
-            )
-        matrices: Mapping[str, Any] = found
-        return matrices
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ class Told:
             others are shown goals, sketches or phrases alone, as videos that nobody described.
         never: instructions that no episode keeps, in any wording; where wordings are known, each
             by the first of them.
-        only_labelled: whether the others are left out altogether.
+        labelled_share: how much of each batch is drawn from the episodes that keep theirs, in
+            (0, 1]; 1 leaves the others out. None draws all episodes alike.
         start: whether the first observation of the episode is given as `Condition.start`.
         phrases: style of the annotations that become `Condition.motion`: "motion" or "subtask".
         ahead: how many steps later the phrase is that is to be predicted (`Batch.phrase`); RT-H
@@ -57,7 +58,7 @@ class Told:
 
     labels: int | None = None
     never: tuple[str, ...] = ()
-    only_labelled: bool = False
+    labelled_share: float | None = None
     start: bool = False
     phrases: str | None = None
     ahead: int = 0
@@ -67,6 +68,10 @@ class Told:
     def __post_init__(self) -> None:
         if self.labels is not None and self.labels < 0:
             raise ValueError(f"told.labels must be 0 or more, or null, got {self.labels}")
+        if self.labelled_share is not None and not 0 < self.labelled_share <= 1:
+            raise ValueError(
+                f"told.labelled_share must lie in (0, 1], or be null, got {self.labelled_share}"
+            )
         if self.phrases not in (None, "motion", "subtask"):
             raise ValueError(
                 f"told.phrases must be 'motion', 'subtask' or null, got {self.phrases!r}"
@@ -105,6 +110,22 @@ class Asked:
         self.phrases = tuple(sorted({text for each in spoken for text in each}))
         number = {text: i for i, text in enumerate(self.phrases)}
         self._phrase = torch.tensor([number[text] for each in spoken for text in each])
+
+    def weights(self, before: Tensor | None) -> Tensor | None:
+        """(E,) float64, how often each episode is drawn, given how often before; as
+        `Windows.weights`."""
+        share = self.told.labelled_share
+        if share is None:
+            return before
+        found = torch.ones(len(self.labelled), dtype=torch.float64) if before is None else before
+        total, labelled = found.sum(), found[self.labelled].sum()
+        if labelled == 0 or (share < 1 and labelled == total):
+            raise ValueError(
+                f"told.labelled_share={share} needs episodes of both kinds, got "
+                f"{int(self.labelled.sum())} labelled of {len(self.labelled)}"
+            )
+        factors = torch.where(self.labelled, share / labelled, (1 - share) / (total - labelled))
+        return found * factors.nan_to_num(posinf=0.0)
 
     def read(self, episodes: Tensor, frames: Tensor) -> Self:
         """The same of these episodes, whose frames are these, in a new order."""

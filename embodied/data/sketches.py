@@ -19,6 +19,8 @@ from embodied.suites import Hand
 
 Vector = NDArray[np.float64]
 _MAX_POINTS = 100_000
+_MAX_SIDE = 16_384  # pixels
+_FARTHEST = 1e6  # pixels, or m
 
 
 @dataclass(frozen=True)
@@ -91,24 +93,37 @@ class Trace:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ValueError where the text is no trace."""
-        facts = json.loads(text)
-        points = np.asarray(facts["points"], np.float64).reshape(-1, 2)
-        heights = np.asarray(facts["heights"], np.float64)
-        marks = [facts.get("closes"), facts.get("opens")]
-        sound = len(heights) == len(points) and 0 < len(points) <= _MAX_POINTS
-        if not sound or any(mark is not None and not 0 <= mark < len(points) for mark in marks):
+        """Raises ValueError where the text, which may be anybody's, is no trace."""
+        try:
+            facts = json.loads(text)
+            points = np.asarray(facts["points"], np.float64).reshape(-1, 2)
+            heights = np.asarray(facts["heights"], np.float64)
+            height, width = facts["size"]
+            marks = [facts.get("closes"), facts.get("opens")]
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"a trace is a JSON object of points, heights and size, got {text[:80]!r}"
+            ) from error
+        if not all(type(side) is int and 0 < side <= _MAX_SIDE for side in (height, width)):
+            raise ValueError(
+                f"a trace needs a size of two whole numbers from 1 to {_MAX_SIDE}, "
+                f"got {facts['size']!r}"
+            )
+        if not (np.abs(points) <= _FARTHEST).all() or not (np.abs(heights) <= _FARTHEST).all():
+            raise ValueError(f"a trace needs finite points and heights within {_FARTHEST:g}")
+        sound = heights.shape == (len(points),) and 0 < len(points) <= _MAX_POINTS
+        if not sound or not all(_is_mark(mark, len(points)) for mark in marks):
             raise ValueError(
                 f"a trace needs 1 to {_MAX_POINTS} points, as many heights and marks among them, "
-                f"got {len(points)} points, {len(heights)} heights and marks {marks}"
+                f"got {len(points)} points, {heights.size} heights and marks {marks}"
             )
-        height, width = facts["size"]
-        return cls(points, heights, (int(height), int(width)), *marks)
+        return cls(points, heights, (height, width), *marks)
 
     def scaled(self, size: tuple[int, int]) -> Self:
-        """The same path in an image of another size."""
+        """The same path in an image of another size; whole numbers are the pixels' centres."""
         factor = np.array([size[1] / self.size[1], size[0] / self.size[0]])
-        return type(self)(self.points * factor, self.heights, size, self.closes, self.opens)
+        points = (self.points + 0.5) * factor - 0.5
+        return type(self)(points, self.heights, size, self.closes, self.opens)
 
 
 def trace_hand(
@@ -118,19 +133,28 @@ def trace_hand(
 
     Raises ValueError where a number of `hand` does not exist, or the hand is behind the camera.
     """
-    points = columns(state, hand.position).astype(np.float64)
-    pixels, depths = camera.project(points)
-    if (depths <= 0).any():
-        raise ValueError(
-            f"the hand is behind the camera at step {int(depths.argmin())}; correct the camera's "
-            "extrinsics, or `position`"
-        )
     closes, opens = None, None
     if hand.gripper is not None:
         opening = columns(state, [hand.gripper])[:, 0]
         command = columns(action, [hand.command])[:, 0]
         closes, opens = grips((command > 0) * (opening - hand.closed), hand.threshold)
-    return Trace(pixels, points[:, 2], camera.size, closes, opens)
+    return trace_path(columns(state, hand.position).astype(np.float64), camera, closes, opens)
+
+
+def trace_path(
+    path: Vector, camera: Camera, closes: int | None = None, opens: int | None = None
+) -> Trace:
+    """A path (L, 3) in m, in the frame of the camera's extrinsics, as a camera sees it.
+
+    Raises ValueError where the hand is behind the camera.
+    """
+    pixels, depths = camera.project(path)
+    if (depths <= 0).any():
+        raise ValueError(
+            f"the hand is behind the camera at step {int(depths.argmin())}; correct the camera's "
+            "extrinsics, or `position`"
+        )
+    return Trace(pixels, path[:, 2], camera.size, closes, opens)
 
 
 def columns(values: NDArray[np.float32], which: Sequence[int]) -> NDArray[np.float32]:
@@ -198,6 +222,10 @@ def following_error(path: Vector, sketch: Vector) -> float:
     places = np.clip((offsets * along).sum(-1) / lengths, 0, 1)
     gaps = np.linalg.norm(offsets - places[..., None] * along, axis=-1)
     return float(gaps.min(1).mean())
+
+
+def _is_mark(mark: object, count: int) -> bool:
+    return mark is None or (type(mark) is int and 0 <= mark < count)
 
 
 def _spread(heights: Vector) -> Vector:

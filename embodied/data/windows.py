@@ -125,7 +125,8 @@ class Windows:
         meanings = self.words.meaning(self.episode_text).tolist()
         instructions = [self.texts[i] for i in meanings]
         found.asked = Asked(told, instructions, self.lengths, self.notes)
-        return found.select(found.asked.labelled.nonzero()[:, 0]) if told.only_labelled else found
+        found.weights = found.asked.weights(self.weights)
+        return found
 
     def select(self, episodes: Sequence[int] | Tensor) -> Self:
         """The same frames, of which only these episodes are drawn from; nothing is copied."""

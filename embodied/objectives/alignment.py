@@ -28,8 +28,8 @@ def multi_positive_info_nce(similarity: Tensor, same: Tensor, valid: Tensor) -> 
     return (loss * valid).sum() / (2 * valid.sum().clamp(min=1))
 
 
-def recall(similarity: Tensor, correct: Tensor, k: int) -> Tensor:
-    """Share of the queries for which one of the `k` most similar candidates is correct, a scalar.
+def hits(similarity: Tensor, correct: Tensor, k: int) -> Tensor:
+    """(Q,) bool, whether one of the `k` candidates most similar to a query is correct.
 
     Args:
         similarity: (Q, C) of each query with each candidate.
@@ -39,4 +39,4 @@ def recall(similarity: Tensor, correct: Tensor, k: int) -> Tensor:
     if not 1 <= k <= similarity.shape[1]:
         raise ValueError(f"k must lie in [1, {similarity.shape[1]}] (candidates), got {k}")
     best = similarity.topk(k, dim=1).indices
-    return correct.gather(1, best).any(1).float().mean()
+    return correct.gather(1, best).any(1)

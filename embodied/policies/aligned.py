@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from embodied.encoders.base import given as given_in
 from embodied.encoders.task import TaskEncoder
 from embodied.noise import Noise
-from embodied.objectives.alignment import multi_positive_info_nce
+from embodied.objectives.alignment import hits, multi_positive_info_nce
 from embodied.policies.chunk import ChunkPolicy
 from embodied.structs import Batch, Condition, Metrics, Observation
 
@@ -139,6 +139,4 @@ def _same(batch: Batch) -> Tensor:
 
 def _recall_of(similarity: Tensor, correct: Tensor, valid: Tensor) -> Tensor:
     """Top-1 recall of the valid rows."""
-    best = similarity.argmax(1, keepdim=True)
-    hit = correct.gather(1, best)[:, 0] & valid
-    return hit.sum() / valid.sum().clamp(min=1)
+    return (hits(similarity, correct, 1) & valid).sum() / valid.sum().clamp(min=1)
