@@ -34,7 +34,7 @@ def evaluate(config: Any) -> Path:
         Path(plain["checkpoint"]), plain["device"], plain.get("allow_targets", ())
     )
     stored = found.documents["config"]
-    suite: Suite = instantiate(plain["suite"] or _trained_on(stored))
+    suite: Suite = instantiate(plain["suite"] or suite_of(stored))
     settings = dict(plain["eval"])
     settings["action_horizon"] = settings["action_horizon"] or stored["eval"]["action_horizon"]
     asked = {name: plain.get(name, {}) for name in ("probes", "robustness")}
@@ -56,7 +56,9 @@ def evaluate(config: Any) -> Path:
     )
 
 
-def _trained_on(stored: Config) -> Any:
+def suite_of(stored: Config) -> Any:
+    """The config node of the suite that a stored config trained on; raises ValueError where it
+    trained on recorded data."""
     task = read_stored(stored)["task"]
     if "suite" not in task:
         raise ValueError(

@@ -46,6 +46,8 @@ _MACHINERY = (
     "embodied.judging",
     "embodied.loading",
     "embodied.locks",
+    "embodied.people.live",
+    "embodied.people.session",
     "embodied.preflight",
     "embodied.resume",
     "embodied.robustness",

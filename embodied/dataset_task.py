@@ -12,7 +12,7 @@ import torch
 
 from embodied.build import ConfigError, instantiate
 from embodied.data.actions import ActionSpace
-from embodied.data.adapted import Adapted
+from embodied.data.adapted import PREVIOUS_ACTION, Adapted
 from embodied.data.asked import told_by
 from embodied.data.cache import Recording, cache_folder, record
 from embodied.data.describe import describe, show
@@ -26,7 +26,7 @@ from embodied.open_loop import Probe
 from embodied.policies.base import Policy
 from embodied.preflight import check_action_horizon, check_counts
 from embodied.stopwatch import Stopwatch
-from embodied.structs import Episodes, Spec
+from embodied.structs import Episodes, Spec, place
 from embodied.tasks import Config, TrainingData, make_goals
 
 logger = logging.getLogger(__name__)
@@ -169,6 +169,12 @@ class DatasetTask:
                     "their features, cameras or action spaces (source.sets.NAME.state, .cameras, "
                     ".action_space with data.convert_to; data.image_size)"
                 )
+        places = {name: place(spec, PREVIOUS_ACTION) for name, spec in specs.items()}
+        if len(set(places.values())) > 1:
+            raise ValueError(
+                f"E_SPEC_MISMATCH: mixed data sets must have {PREVIOUS_ACTION!r} at the same place "
+                f"of the state, got {places}; name it in each source.sets.NAME.state, or in none"
+            )
         lows = zip(*(spec.action_low for spec in specs.values()), strict=True)
         highs = zip(*(spec.action_high for spec in specs.values()), strict=True)
         bounds = tuple(map(min, lows)), tuple(map(max, highs))

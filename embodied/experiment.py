@@ -175,6 +175,7 @@ def _fit(policy: Policy, windows: Windows, world: World) -> None:
         Observation(state=take(windows.columns["state"], frames)[:, None].to(world.device)),
         Condition(language=windows.told, motion=windows.phrases),
         take(windows.columns["action"], frames).to(world.device),
+        lengths=windows.lengths.to(world.device),
     )
 
 

@@ -15,6 +15,7 @@ from embodied.gathering import gather
 from embodied.launchers import Launcher, Processes
 from embodied.loading import PackedPolicy
 from embodied.parts import Part
+from embodied.people.simulated import Simulated
 from embodied.policies.base import Policy
 from embodied.progress import Progress
 from embodied.results import Evaluation
@@ -34,8 +35,8 @@ _CORES = 2
 def judge(config: Config, policy: Policy, parts: Sequence[Part]) -> dict[str, Evaluation]:
     """Each part's evaluation, by its name.
 
-    Parts of one suite, actor and way of telling wait in one queue, so that slots idle only at the end of all of
-    them. Neither that nor the number of shards changes an outcome.
+    Parts of one suite, actor and way of telling wait in one queue, so that slots idle only at the
+    end of all of them. Neither that nor the number of shards changes an outcome.
     """
     trials = [(part, trial) for part in parts for trial in part.trials()]
     found: dict[str, Outcomes] = {part.name: {} for part in parts}
@@ -52,15 +53,19 @@ def judge(config: Config, policy: Policy, parts: Sequence[Part]) -> dict[str, Ev
 def _queues(trials: Sequence[tuple[Part, Trial]]) -> list[Queue]:
     """One queue for each suite, actor and way of telling; those of one suite beside one another."""
     suites: list[Suite] = []
-    waiting: dict[tuple[int, bool, tuple[str, ...]], dict[int, Trial]] = {}
+    waiting: dict[tuple[int, bool, bool, tuple[str, ...]], dict[int, Trial]] = {}
+    people: Simulated | None = None
     for number, (part, trial) in enumerate(trials):
         if part.suite not in suites:  # suites need not be hashable
             suites.append(part.suite)
-        key = suites.index(part.suite), part.obeys, part.protocol.modalities
+        who = part.people is not None, part.obeys
+        key = (suites.index(part.suite), *who, part.protocol.modalities)
+        people = part.people or people
         waiting.setdefault(key, {})[number] = trial
     return [
-        Queue(suites[suite], obeys, waiting[suite, obeys, told], told)
-        for suite, obeys, told in sorted(waiting)
+        Queue(suites[suite], obeys, waiting[key], told, people if is_watched else None)
+        for key in sorted(waiting)
+        for suite, is_watched, obeys, told in [key]
     ]
 
 

@@ -9,11 +9,14 @@ from typing import Any
 from embodied import robustness
 from embodied.build import ConfigError, instantiate
 from embodied.evaluation import Trial
+from embodied.people.live import SUFFIX
+from embodied.people.simulated import Simulated
 from embodied.protocols import Protocol
 from embodied.suites import Suite, has_experts
 
 Config = Mapping[str, Any]
 MAIN = "evaluate"
+CORRECTED = "corrected"
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Part:
         name: what progress and results call it.
         obeys: the other task's scripted expert acts, which does as it is told, not the policy.
         perturbation: label of what makes the episodes harder; empty for none.
+        people: who corrects the policy while it acts; None for nobody.
     """
 
     name: str
@@ -31,6 +35,7 @@ class Part:
     protocol: Protocol
     obeys: bool = False
     perturbation: str = ""
+    people: Simulated | None = None
 
     def trials(self) -> tuple[Trial, ...]:
         """Its episodes in the protocol's order."""
@@ -39,7 +44,8 @@ class Part:
 
 
 def asked(config: Config, suite: Suite) -> tuple[Part, ...]:
-    """The protocol under the name `MAIN`, its probes, and their chance levels.
+    """The protocol under the name `MAIN`, its probes, their chance levels and, where `person` is
+    given, the protocol's episodes again with people, under the name `CORRECTED`.
 
     Raises:
         ConfigError: the main protocol has a suite of its own.
@@ -55,7 +61,17 @@ def asked(config: Config, suite: Suite) -> tuple[Part, ...]:
     parts = [Part(name, each.suite or suite, each) for name, each in protocols.items()]
     told_another = [part for part in parts[1:] if part.protocol.wording == "other"]
     experts = [_obeying(part) for part in told_another if has_experts(part.suite)]
-    return (*parts, *experts)
+    return (*parts, *experts, *_watched(config, parts[0]))
+
+
+def _watched(config: Config, part: Part) -> tuple[Part, ...]:
+    if not config.get("person"):
+        return ()
+    extra = config.get("allow_targets", ())
+    people: Simulated = instantiate(config["person"], suite=part.suite, extra_targets=extra)
+    people = people.share(part.protocol.assignments(part.suite))
+    protocol = replace(part.protocol, name=part.protocol.name + SUFFIX)
+    return (replace(part, name=CORRECTED, protocol=protocol, people=people),)
 
 
 def _obeying(part: Part) -> Part:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from embodied.conditions import GoalImage, GoalState, Language, Part, Row, Sketch
 from embodied.data.sketches import Camera, Trace, draw, following_error, trace_hand
 from embodied.protocols import SKETCHES
-from embodied.rollout import Actor, Arrays, Mask
+from embodied.rollout import Actor, Arrays, Mask, Measuring
 from embodied.suites import Assignment, Hand, Suite, check_experts, hand_of
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Demonstrator:
                 solved, left = True, min(left, self._rest)
             if terminated or truncated:
                 break
-        matrices = getattr(env.unwrapped, "camera_matrices", dict)()
+        matrices: dict[str, Any] = getattr(env.unwrapped, "camera_matrices", dict)()
         return Demonstration(
             state=np.stack(states),
             action=np.stack(actions),
@@ -207,6 +207,8 @@ class Following:
         assignment, path = self._assignments[slot], self._paths[slot]
         prompter = self._prompter
         found = {"prompt_success": float(prompter.demonstration(assignment).success)}
+        if isinstance(self._actor, Measuring):
+            found |= self._actor.measure(slot)
         if not path or not SKETCHES & set(prompter.modalities):
             return found
         points = np.stack(path)[:, list(prompter.hand.position)].astype(np.float64)
@@ -232,7 +234,7 @@ def check_prompts(suite: Suite, modalities: Sequence[str]) -> None:
     try:
         env.reset(seed=0)
         cameras = set(getattr(env.observation_space, "spaces", {})) - {"state"}
-        fixed = getattr(env.unwrapped, "camera_matrices", dict)()
+        fixed: dict[str, Any] = getattr(env.unwrapped, "camera_matrices", dict)()
     finally:
         env.close()
     prompter = Prompter(Demonstrator(suite), modalities)

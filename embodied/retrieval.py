@@ -34,8 +34,8 @@ _BATCH = 64
 
 
 def retrieve(config: Config, policy: Policy, suite: Suite) -> dict[str, Evaluation]:
-    """For each modality that is aligned with language: "retrieval_<modality>_seen", and "..._unseen"
-    where `source.told.never` kept instructions from the policy.
+    """For each modality that is aligned with language: "retrieval_<modality>_seen", and
+    "..._unseen" where `source.told.never` kept instructions from the policy.
 
     Raises ValueError where the policy aligns nothing with language.
     """
@@ -51,7 +51,7 @@ def retrieve(config: Config, policy: Policy, suite: Suite) -> dict[str, Evaluati
         {"_target_": "embodied.protocols.Protocol", "name": f"{suite.name}-retrieval", **settings}
     )
     never = set(((config.get("source") or {}).get("told") or {}).get("never") or ())
-    found = {}
+    found: dict[str, Evaluation] = {}
     with demonstrating(suite) as demonstrate:
         for modality in shown:
             evaluation = _measure(policy, suite, protocol, Prompter(demonstrate, (modality,)))

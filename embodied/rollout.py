@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embodied.conditions import Language, Row, stack
+from embodied.conditions import Language, Part, Row, stack
 from embodied.noise import RowNoise
-from embodied.policies.base import Policy
+from embodied.policies.base import Planner, Policy
 from embodied.structs import Observation
 from embodied.suites import Assignment, Expert
 
@@ -51,12 +51,37 @@ def tell(assignment: Assignment) -> Row:
     return [Language(assignment.instruction)]
 
 
+@dataclass
+class _Phrase:
+    """What a `Planner` said in an episode.
+
+    Attributes:
+        acted: what its last actions obey; empty before the first.
+        carried: what it is given at the next planning.
+        age: steps since it was last asked anew.
+    """
+
+    acted: str = ""
+    carried: str | None = None
+    age: int = 0
+
+    def previous(self, hold_steps: int) -> str | None:
+        return self.carried if self.age < hold_steps else None
+
+    def update(self, previous: str | None, acted: str, carried: str | None) -> None:
+        self.acted, self.carried = acted, carried
+        if previous is None:
+            self.age = 0
+
+
 class Controller:
     """Runs a policy: observation history, chunks of actions, one generator for each episode.
 
     An episode's actions do not depend on its neighbours: the policy is always called with
     `inference_batch` rows (the last ones padded), because matrix kernels round differently at
-    other sizes, and each row draws its noise from its episode's own generator.
+    other sizes, and each row draws its noise from its episode's own generator. Rows of one call
+    have parts of the same kinds, so that one that is corrected (`correct`) changes no other. For a
+    `Planner` it remembers each episode's phrase.
 
     Args:
         action_horizon: how many actions of each chunk are executed before planning again.
@@ -86,13 +111,36 @@ class Controller:
         self._history: list[list[dict[str, NDArray[Any]]]] = [[] for _ in range(num_slots)]
         self.prompts = prompts
         self._told: list[Row] = [[] for _ in range(num_slots)]
+        self._corrections: list[Row] = [() for _ in range(num_slots)]
+        self._phrases = [_Phrase() for _ in range(num_slots)]
         self._first: list[dict[str, NDArray[Any]]] = [{} for _ in range(num_slots)]
         self._generators = [torch.Generator() for _ in range(num_slots)]
 
     def reset(self, slot: int, assignment: Assignment) -> None:
         self._history[slot] = []
         self._told[slot] = self.prompts(assignment)
+        self._corrections[slot] = ()
+        self._phrases[slot] = _Phrase()
         self._generators[slot].manual_seed(assignment.seed)
+
+    def correct(self, slot: int, parts: Row) -> None:
+        """From the slot's next inference until `release`, each of the parts stands for the one of
+        its kind in what is asked, or joins it; they stand for those of an earlier correction."""
+        self._corrections[slot] = tuple(parts)
+
+    def release(self, slot: int) -> None:
+        """From the slot's next inference on, nothing is corrected."""
+        self._corrections[slot] = ()
+
+    def row(self, slot: int) -> Row:
+        """What the slot's next inference is asked."""
+        kinds = {type(part) for part in self._corrections[slot]}
+        kept = [part for part in self._told[slot] if type(part) not in kinds]
+        return [*kept, *self._corrections[slot]]
+
+    def said(self, slot: int) -> str:
+        """The phrase that the slot's last inference acted by; empty for a policy without any."""
+        return self._phrases[slot].acted
 
     def observe(self, observation: Arrays, slots: Mask) -> None:
         for slot in np.flatnonzero(slots):
@@ -102,17 +150,29 @@ class Controller:
                 self._first[slot] = row
             history.extend([row] * (1 if history else self.policy.obs_horizon))
             del history[: -self.policy.obs_horizon]
+            self._phrases[slot].age += 1
 
     @torch.inference_mode()
     def plan(self, slots: Mask) -> NDArray[np.float32]:
         shape = (self.num_slots, self.action_horizon, self.policy.spec.action_dim)
         actions = np.zeros(shape, np.float32)
-        chosen = np.flatnonzero(slots)
-        for start in range(0, len(chosen), self.inference_batch):
-            group = chosen[start : start + self.inference_batch]
-            chunk = self._act(group.tolist())[: len(group), : self.action_horizon]
-            actions[group] = chunk.cpu().numpy()
+        for alike in self._by_kinds(np.flatnonzero(slots).tolist()):
+            for start in range(0, len(alike), self.inference_batch):
+                group = alike[start : start + self.inference_batch]
+                chunk = self._act(group)[: len(group), : self.action_horizon]
+                actions[group] = chunk.cpu().numpy()
         return actions
+
+    def _by_kinds(self, slots: list[int]) -> Iterable[list[int]]:
+        """The slots by which kinds of parts they are asked with.
+
+        A condition has a field if any row has it, and what a policy computes with another field
+        may round differently.
+        """
+        groups: dict[frozenset[type[Part]], list[int]] = {}
+        for slot in slots:
+            groups.setdefault(frozenset(map(type, self.row(slot))), []).append(slot)
+        return groups.values()
 
     def _act(self, slots: list[int]) -> Tensor:
         padding = self.inference_batch - len(slots)
@@ -120,12 +180,16 @@ class Controller:
         # A padding row must not advance the generator of the slot that it repeats.
         generators = [self._generators[s] for s in slots] + [torch.Generator()] * padding
         start = self._observation([[self._first[s]] for s in rows])
-        condition = replace(stack([self._told[s] for s in rows]), start=start)
-        return self.policy.act(
-            self._observation([self._history[s] for s in rows]).to(self.device),
-            condition.to(self.device),
-            noise=RowNoise(generators),
-        )
+        condition = replace(stack([self.row(s) for s in rows]), start=start).to(self.device)
+        observation = self._observation([self._history[s] for s in rows]).to(self.device)
+        noise = RowNoise(generators)
+        if not isinstance(self.policy, Planner):
+            return self.policy.act(observation, condition, noise=noise)
+        previous = [self._phrases[s].previous(self.policy.hold_steps) for s in rows]
+        plan = self.policy.plan(observation, condition, previous, noise=noise)
+        for slot, *words in zip(slots, previous, plan.phrases, plan.carried, strict=False):
+            self._phrases[slot].update(words[0], words[1] or "", words[2])
+        return plan.action
 
     def _observation(self, histories: list[list[dict[str, NDArray[Any]]]]) -> Observation:
         def column(name: str) -> Tensor:

@@ -15,6 +15,10 @@ import torch
 
 from embodied.evaluation import Outcomes, Trial, play
 from embodied.loading import PackedPolicy
+from embodied.people.actor import Corrected
+from embodied.people.corrections import People
+from embodied.people.live import watched
+from embodied.people.simulated import Simulated
 from embodied.policies.base import Policy
 from embodied.prompting import Following, Prompter, demonstrating
 from embodied.protocols import LANGUAGE, other_task
@@ -33,12 +37,14 @@ class Queue:
         trials: number within the evaluation -> trial.
         modalities: what the policy is told in. Prompts are made where the trials run, each from
             its assignment alone.
+        people: who corrects the policy; None for nobody.
     """
 
     suite: Suite
     obeys: bool
     trials: Mapping[int, Trial]
     modalities: tuple[str, ...] = LANGUAGE
+    people: Simulated | None = None
 
     def only(self, numbers: Collection[int]) -> Queue:
         """The queue without the trials that are not among `numbers`."""
@@ -90,22 +96,34 @@ def play_queues(policy: Policy, queues: Sequence[Queue], settings: Settings) -> 
             `inference_batch` of the policy.
     """
     waiting = [queue for queue in queues if queue.trials]
-    for suite, of_suite in itertools.groupby(waiting, key=lambda queue: queue.suite):
-        with open_envs(suite, settings) as envs, demonstrating(suite) as demonstrate:
-            for queue in of_suite:
+    for (suite, is_watched), alike in itertools.groupby(waiting, key=_worlds):
+        shown = watched(suite) if is_watched else suite
+        with open_envs(shown, settings) as envs, demonstrating(suite) as demonstrate:
+            for queue in alike:
                 numbers, trials = list(queue.trials), list(queue.trials.values())
                 prompter = Prompter(demonstrate, queue.modalities)
                 actor = (
                     _expert(suite, envs)
                     if queue.obeys
-                    else control(policy, envs, settings, prompter)
+                    else control(policy, envs, settings, prompter, queue.people)
                 )
                 for ended in play(actor, envs, trials):
                     yield {numbers[i]: outcome for i, outcome in ended.items()}
 
 
-def control(policy: Policy, envs: Any, settings: Settings, prompter: Prompter) -> Actor:
-    """The policy as an actor in all slots of `envs`, watched where it was shown what to do."""
+def _worlds(queue: Queue) -> tuple[Suite, bool]:
+    return queue.suite, queue.people is not None
+
+
+def control(
+    policy: Policy,
+    envs: Any,
+    settings: Settings,
+    prompter: Prompter,
+    people: People | None = None,
+) -> Actor:
+    """The policy as an actor in all slots of `envs`, with people beside it if there are any, and
+    watched where it was shown what to do."""
     controller = Controller(
         policy,
         envs.num_envs,
@@ -113,7 +131,8 @@ def control(policy: Policy, envs: Any, settings: Settings, prompter: Prompter) -
         inference_batch=settings["inference_batch"],
         prompts=prompter,
     )
-    return Following(controller, prompter) if prompter.shows else controller
+    actor = controller if people is None else Corrected(controller, people)
+    return Following(actor, prompter) if prompter.shows else actor
 
 
 def _expert(suite: Suite, envs: Any) -> Actor:

@@ -39,7 +39,8 @@ def open_envs(
 
 
 def choose_backend(config: Mapping[str, Any], suite: Suite) -> str:
-    """The one that runs everything that is evaluated: arms are compared with their base.
+    """The one that runs everything that is evaluated: arms are compared with their base, and people
+    can watch but one.
 
     Raises:
         ImportError, RuntimeError, ValueError: the one that `env.backend` names cannot run it all.
@@ -53,6 +54,8 @@ def choose_backend(config: Mapping[str, Any], suite: Suite) -> str:
         )
         for each in (suite, *(perturbation.perturb(suite) for perturbation in arms))
     }
+    if config.get("person"):
+        chosen.add("python")
     return "python" if len(chosen) > 1 else str(chosen.pop())
 
 

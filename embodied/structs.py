@@ -139,6 +139,16 @@ class Spec:
     state_parts: Mapping[str, int] = field(default_factory=dict)
 
 
+def place(spec: Spec, part: str) -> range | None:
+    """Where in a state a part of `state_parts` lies; None where there is no such part."""
+    start = 0
+    for name, size in spec.state_parts.items():
+        if name == part:
+            return range(start, start + size)
+        start += size
+    return None
+
+
 @dataclass(frozen=True)
 class Annotation:
     """Words, or a mark in an image, that belong to an episode from some step on.

@@ -192,3 +192,71 @@ def test_windows_of_adapted_episodes_hold_what_was_asked() -> None:
     windows = Windows.load(Adapted(Rich(), state=["joints"], cameras={"eye": "wrist"}))
     shapes = {name: tuple(x.shape) for name, x in windows.columns.items()}
     assert shapes == {"state": (11, 2), "action": (11, 3), "images.eye": (11, 3, 2, 2)}
+
+
+def test_the_previous_action_is_a_feature_and_no_step_is_told_its_own() -> None:
+    episodes = Rich()
+    adapted = Adapted(episodes, state=["joints", "previous_action"])
+    check_episodes(adapted)
+    assert adapted.spec.state_parts == {"joints": 2, "previous_action": 3}
+    assert adapted.spec.state_dim == 5
+    for ours, theirs in zip(adapted, episodes, strict=True):
+        assert len(ours) == len(theirs) - 1
+        np.testing.assert_array_equal(ours.action, theirs.action[1:])
+        np.testing.assert_array_equal(ours.state[:, :2], theirs.state[1:, :2])
+        np.testing.assert_array_equal(ours.state[:, 2:], theirs.action[:-1])
+        assert theirs.reward is not None
+        np.testing.assert_array_equal(ours.reward, theirs.reward[1:])
+        assert theirs.expert_action is not None
+        np.testing.assert_array_equal(ours.expert_action, theirs.expert_action[1:])
+        np.testing.assert_array_equal(ours.images["wrist"], theirs.images["wrist"][1:])
+        np.testing.assert_array_equal(ours.extras["force"], theirs.extras["force"][1:])
+        assert ours.final.keys() == theirs.final.keys() - {"state"}
+    assert adapted[0].annotations[0].step == 4
+
+
+def test_the_previous_action_is_in_the_space_and_at_the_rate_of_the_new_actions() -> None:
+    new: dict[str, Any] = {"action_space": FAST, "to": SLOW, "pose": [0, 1]}
+    plain = Adapted(Rich(), **new)
+    adapted = Adapted(Rich(), state=["previous_action", "contact"], **new)
+    check_episodes(adapted)
+    assert adapted.spec.state_parts == {"previous_action": 3, "contact": 1}
+    for ours, theirs in zip(adapted, plain, strict=True):
+        np.testing.assert_array_equal(ours.state[:, :3], theirs.action[:-1])
+        np.testing.assert_array_equal(ours.action, theirs.action[1:])
+        assert ours.state[:, 3].tolist() == theirs.extras["contact"][1:].tolist()
+        np.testing.assert_array_equal(ours.images["front"], theirs.images["front"][1:])
+    assert adapted[0].reward is not None
+    assert adapted[0].reward.tolist() == [3.0, 1.0]
+
+
+def test_the_previous_action_has_the_size_of_what_actions_are_turned_into() -> None:
+    random = np.random.default_rng(0)
+    pose = random.uniform(-1, 1, (7, 6)).astype(np.float32)
+    episode = replace(_episode(0, 7), state=pose, action=pose, expert_action=None, final={})
+    episodes = Rich()
+    episodes.spec = Spec(6, 6, (-9.0,) * 6, (9.0,) * 6, 30.0, CAMERAS)
+    episodes.episodes = [episode]
+    euler = ActionSpace("end_effector", "absolute", "euler_xyz", gripper_dim=0, rate_hz=30.0)
+    six = replace(euler, rotation="rotation_6d")
+    adapted = Adapted(episodes, state=["state", "previous_action"], action_space=euler, to=six)
+    check_episodes(adapted)
+    assert adapted.spec.state_parts == {"state": 6, "previous_action": 9}
+
+
+def test_words_that_last_outlive_the_step_that_is_left_out_and_moments_do_not() -> None:
+    episodes = Rich((7,))
+    marks = (
+        Annotation("motion", "left", step=0),
+        Annotation("interjection", "stop", step=0),
+        Annotation("interjection", "go on", step=3),
+    )
+    episodes.episodes = [replace(episodes[0], annotations=marks)]
+    found = Adapted(episodes, state=["previous_action"])[0].annotations
+    assert [(each.content, each.step) for each in found] == [("left", 0), ("go on", 2)]
+
+
+def test_an_episode_of_one_step_has_none_with_a_previous_action() -> None:
+    adapted = Adapted(Rich((1, 4)), state=["joints", "previous_action"])
+    assert len(adapted[0]) == 0
+    assert Windows.load(adapted).lengths.tolist() == [3]

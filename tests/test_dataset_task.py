@@ -307,3 +307,31 @@ def test_a_policy_with_eyes_learns_from_films_and_is_not_warned(
     path = record("watched", spec, images={"top": frames})
     run(f"data.path={path}", "policy=edm_images", "policy.encoder.parts.image.channels=[8,8]")
     assert "does not look" not in caplog.text
+
+
+def test_changes_since_the_last_action_are_learned_by_naming_it(
+    run: Run, record: Record, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    actions = 0.4 * random.normal(0, 0.2, (20, 2)).cumsum(0).astype(np.float32)
+    path = f"data.path={record('wandering', action=actions)}"
+    told = ("data.state=[state,previous_action]", "policy.relative_to=previous_action")
+    results = run(path, *told)
+    rows = {row["feature"]: row["what is in it"] for row in results["data"]}
+    assert rows["state"] == "state 4, previous_action 2"
+    assert "look absolute" not in rows["action"]  # the state holds them, and does not follow
+    policy, found = load_policy(tmp_path / "run", "cpu")
+    assert policy.spec.state_parts == {"state": 4, "previous_action": 2}
+    assert found.tensors["policy"]["action_normalizer.low"].shape == (8,)
+
+
+def test_what_actions_are_relative_to_must_be_in_the_state(run: Run, walks: Path) -> None:
+    with pytest.raises(ValueError, match=r"relative_to must be .* got 'previous_action'"):
+        run(f"data.path={walks}", "policy.relative_to=previous_action")
+
+
+def test_mixed_sets_have_the_previous_action_at_one_place(run: Run, walks: Path) -> None:
+    other = f"{{path: '{walks}', state: [previous_action, state]}}"
+    sets = f"{{a: {{path: '{walks}', state: [state, previous_action]}}, b: {other}}}"
+    with pytest.raises(ValueError, match=r"'previous_action' at the same place .*range\(4, 6\)"):
+        run("source=mixture", f"source.sets={sets}")

@@ -1,96 +1,213 @@
-"""Language motions: rules worked out by hand, and a grammar that round-trips."""
+"""Motions about a block: what counts as done, who can do it, and what a camera can tell apart."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from embodied.data.motions import STILL, Axis, MotionGrammar
+from embodied.data.sketches import Camera, draw, following_error, trace_hand
+from embodied.structs import Annotation, Episode
+from embodied.suites import Hand
+from embodied.testing import check_env
+from embodied_datasets import labellers
+from embodied_datasets.scripted_rollout import Job, Settings, run_episode
+from embodied_envs.motions import HELD_OUT, SEEN, Motions, Split
+from embodied_envs.motions_scene import KEPT, Motion, MotionExpert, MotionScene
+from embodied_envs.simulated_env import SimulatedEnv
+from tests.conftest import compose_config
 
-AXES = (
-    Axis("move arm forward", "move arm backward", 0.02),
-    Axis("move arm up", "move arm down", 0.02),
-    Axis("open gripper", "close gripper", 0.2),
+SPLITS: tuple[Split, ...] = ("seen", "held_out")
+TWINS = (
+    (Motion("pass", "left"), Motion("behind", "left")),
+    (Motion("lift", "right"), Motion("retreat", "right")),
 )
-GRAMMAR = MotionGrammar(AXES)
+FRONT = {  # the scene's camera, at 64 x 64 pixels
+    "intrinsics": [[111.6, 0, 31.5], [0, 111.6, 31.5], [0, 0, 1]],
+    "extrinsics": [[1, 0, 0, 0], [0, -0.68162, -0.73174, 0.01745], [0, 0.73174, -0.68162, 0.89092]],
+    "size": [64, 64],
+}
+
+
+def run(motion: Motion, asked: Motion | None = None, seed: int = 0) -> tuple[bool, list[Any]]:
+    """Whether an expert at `motion` does what is `asked`, and where its finger went."""
+    scene, expert = MotionScene(asked or motion), MotionExpert(motion, seed=seed)
+    state, path = scene.reset(seed), []
+    for _ in range(100):
+        path.append(state)
+        last = scene.step(expert(state))
+        state = last.state
+        if last.terminated:
+            return True, path
+    return False, path
+
+
+def test_splits_share_no_motion_but_every_kind_and_side() -> None:
+    assert not set(SEEN) & set(HELD_OUT)
+    assert {m.kind for m in SEEN} == {m.kind for m in HELD_OUT}
+    sides = {side for m in SEEN for side in m.direction.split("-")}
+    assert {side for m in HELD_OUT for side in m.direction.split("-")} <= sides
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_world_keeps_the_contract(split: Split) -> None:
+    check_env(Motions(split=split), num_steps=5)
+
+
+@pytest.mark.parametrize("motion", SEEN + HELD_OUT, ids=lambda m: f"{m.kind}-{m.direction}")
+def test_every_motion_can_be_done(motion: Motion) -> None:
+    assert sum(run(motion, seed=seed)[0] for seed in range(10)) >= 9
+
+
+def test_an_expert_takes_ways_that_its_seed_draws_and_touches_no_block_on_them() -> None:
+    scene, ends = MotionScene(Motion("push", "right")), []
+    for seed in (0, 0, 1):
+        state, expert = scene.reset(3), MotionExpert(scene.motion, seed=seed)
+        block, path = state[6:], []
+        while not np.linalg.norm(state[:3] - scene.motion.waypoints(block)[0]) < 0.02:
+            assert np.allclose(state[6:], block, atol=1e-3)
+            path.append(state[:3])
+            state = scene.step(expert(state)).state
+        ends.append(np.stack(path))
+    assert np.array_equal(ends[0], ends[1])
+    assert ends[0].shape != ends[2].shape or not np.allclose(ends[0], ends[2])
+
+
+def test_a_motion_is_not_done_by_its_twin_at_another_height() -> None:
+    for high, low in TWINS:
+        assert not run(high, asked=low)[0]
+        assert not run(low, asked=high)[0]
+
+
+def test_an_episode_has_one_arrangement_whatever_is_asked() -> None:
+    states = [MotionScene(motion).reset(5) for motion in SEEN]
+    assert all(np.array_equal(state, states[0]) for state in states)
+    assert not np.array_equal(states[0], MotionScene(SEEN[0]).reset(6))
+
+
+def test_who_moves_a_block_that_should_stay_is_not_done() -> None:
+    scene = MotionScene(Motion("lift", "right"))
+    scene.reset(0)
+    scene.data.qpos[scene._block] += KEPT + 0.01
+    for waypoint in scene.motion.waypoints(scene._begun):
+        scene.data.qpos[scene._rails] = waypoint
+        result = scene.judge()[1]["result"]
+    assert result == 0.75
+
+
+def test_twins_look_alike_in_two_dimensions_and_not_with_height() -> None:
+    """The same start, the same pixels to within two of 64, other heights."""
+    camera, block = Camera.of(FRONT), np.array([0.03, -0.04])
+    for twins in TWINS:
+        paths = [_dense(motion.waypoints(block)) for motion in twins]
+        traces = [
+            trace_hand(path, np.zeros((len(path), 3), np.float32), camera, Hand()) for path in paths
+        ]
+        assert following_error(traces[0].points, traces[1].points) < 2
+        assert following_error(traces[1].points, traces[0].points) < 2
+        high, low = (np.ptp(trace.heights) + trace.heights.max() for trace in traces)
+        assert high > low + 0.07
+
+
+def _dense(waypoints: list[Any]) -> Any:
+    start = np.array([0.1, 0.0, 0.12])
+    ends = np.stack([start, *waypoints])
+    steps = np.linspace(0, 1, 9)[:, None]
+    legs = [a + steps * (b - a) for a, b in zip(ends[1:-1], ends[2:], strict=True)]
+    return np.concatenate(legs).astype(np.float32)
+
+
+def record(env: SimulatedEnv, suite: Motions) -> Episode:
+    settings = Settings(suite, 0, (0.0,), 1, 0, 100, 10, 10)
+    return run_episode(env, settings, Job(0, 0, False), 0)
+
+
+def test_sketches_of_demonstrations_pass_where_the_finger_is_seen() -> None:
+    """The finger is the darkest thing on a bright table."""
+    suite = Motions(observation="pixels", render_profile="fast", tasks=("pass-right",))
+    env = suite.make_env()
+    episode = record(env, suite)
+    env.close()
+    assert episode.success
+    (found,) = labellers.Sketches("front")(episode, None).annotations  # type: ignore[arg-type]
+    assert isinstance(found, Annotation)
+    camera = Camera.of(episode.info["cameras"]["front"])
+    np.testing.assert_allclose(camera.intrinsics, FRONT["intrinsics"], atol=0.1)
+    np.testing.assert_allclose(camera.extrinsics, FRONT["extrinsics"], atol=1e-3)
+    trace = trace_hand(episode.state, episode.action, camera, Hand())
+    for point, image in zip(trace.points, episode.images["front"], strict=True):
+        x, y = point.round().astype(int)
+        patch = image[max(y - 2, 0) : y + 1, max(x - 1, 0) : x + 2].max(-1)
+        assert patch.min() < 90, (point, patch)
+    assert draw(trace).shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize(
-    ("change", "phrase"),
+    ("arm", "told"),
     [
-        ((0.05, 0.0, 0.0), "move arm forward"),
-        ((0.03, -0.06, 0.0), "move arm down and move arm forward"),
-        ((0.0199, -0.0199, 0.1999), STILL),
-        ((0.03, 0.0, -1.0), "close gripper and move arm forward"),  # 5 thresholds before 1.5
-        ((-0.02, 0.0, 0.0), "move arm backward"),
+        ("rt_trajectory", "sketch"),
+        ("rt_trajectory_2d", "sketch_2d"),
+        ("rt_trajectory_goal_image", "goal_image"),
+        ("rt_trajectory_language", "language"),
     ],
 )
-def test_the_largest_change_is_named_first_and_small_ones_not_at_all(
-    change: tuple[float, ...], phrase: str
+def test_every_arm_is_told_in_training_what_it_is_told_in_evaluation(arm: str, told: str) -> None:
+    config = compose_config(f"experiment={arm}", "run_dir=unused")
+    assert config["protocol"]["modalities"] == [told]
+    assert config["probes"]["held_out"]["modalities"] == [told]
+    parts = config["policy"]["encoder"]["parts"]
+    early = {name for name, camera in (parts["image"].get("early") or {}).items() if camera}
+    sketches = (config["source"]["told"] or {}).get("sketches")
+    assert (parts["language"] is not None) == (told == "language")
+    assert early == {told.removesuffix("_2d")} - {"language"}
+    assert (sketches is not None) == told.startswith("sketch")
+    if sketches:
+        assert sketches["with_height"] == (told == "sketch")
+    assert (config["source"]["goals"] is not None) == (told == "goal_image")
+
+
+def test_a_recipe_runs_from_demonstrations_to_results_named_by_what_was_told(
+    tmp_path: Path,
 ) -> None:
-    assert GRAMMAR.describe(np.array(change)) == phrase
+    import embodied
+    from embodied.results import read_results
 
-
-terms = st.permutations(range(3)).flatmap(
-    lambda axes: st.lists(st.sampled_from([-1, 1]), max_size=3).map(
-        lambda signs: tuple(zip(axes, signs, strict=False))
+    small = (
+        "experiment=rt_trajectory",
+        f"data_dir={tmp_path}/data",
+        "device=cpu",
+        "shards=1",
+        "task.collect.episodes_per_task=1",
+        "+task.collect.workers=1",
+        "+task.collect.progress=false",
+        "policy.dim=16",
+        "policy.head.num_layers=1",
+        "policy.head.num_heads=2",
+        "policy.encoder.parts.image.channels=[8]",
+        "train.steps=2",
+        "train.batch_size=4",
+        "protocol.goals_per_task=1",
+        "protocol.max_steps=4",
+        "probes.held_out.goals_per_task=1",
+        "probes.held_out.max_steps=4",
+        "env.num_envs=4",
+        "env.workers=0",
+        "eval.inference_batch=4",
+        "video.per_task=0",
     )
-)
-
-
-@settings(max_examples=50, deadline=None)
-@given(terms)
-def test_every_phrase_means_the_terms_that_it_was_made_of(
-    spoken: tuple[tuple[int, int], ...],
-) -> None:
-    assert GRAMMAR.terms(GRAMMAR.phrase(spoken)) == spoken
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(-1, 1), min_size=3, max_size=3))
-def test_a_description_means_the_signs_of_what_exceeds_its_threshold(change: list[float]) -> None:
-    wanted = {
-        (i, int(np.sign(x)))
-        for i, (x, axis) in enumerate(zip(change, AXES, strict=True))
-        if abs(x) / axis.threshold >= 1
-    }
-    assert set(GRAMMAR.terms(GRAMMAR.describe(np.array(change)))) == wanted
-
-
-def test_labels_look_ahead_but_not_past_the_end() -> None:
-    pose = np.array([[0, 0, 1], [0.01, 0, 1], [0.02, 0, 1], [0.02, 0, 0]], float)
-    assert GRAMMAR.label(pose, horizon=2) == [
-        "move arm forward",
-        "close gripper",
-        "close gripper",
-        STILL,
-    ]
-
-
-def test_an_unknown_phrase_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(ValueError, match="nearest is 'move arm up'"):
-        GRAMMAR.terms("move arm upp")
-    with pytest.raises(ValueError, match="twice"):
-        GRAMMAR.terms("move arm up and move arm down")
-
-
-@pytest.mark.parametrize(
-    "axes",
-    [
-        (),
-        (Axis("up", "up", 1.0),),
-        (Axis("up", "down", 0.0),),
-        (Axis("up and away", "down", 1.0),),
-        (Axis(STILL, "down", 1.0),),
-    ],
-)
-def test_axes_that_could_not_be_told_apart_are_refused(axes: tuple[Axis, ...]) -> None:
-    with pytest.raises(ValueError, match="words"):
-        MotionGrammar(axes)
-
-
-def test_a_pose_of_another_width_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"pose must be \(L, 3\), got shape \(4, 2\)"):
-        GRAMMAR.label(np.zeros((4, 2)), 1)
+    run = tmp_path / "run"
+    embodied.train(compose_config(*small, f"run_dir={run}"))
+    found = read_results(run)
+    assert found.protocol == "motions@sketch@fast"
+    assert found.probes["held_out"].protocol == "motions-held-out@sketch@fast"
+    assert found.metrics()["prompt_success"].mean == 1
+    assert found.metrics()["sketch_missed"].mean > 0
+    flat = ("protocol=motions", "protocol.modalities=[sketch_2d]", "protocol.goals_per_task=1")
+    again = tmp_path / "again"
+    settings = ("protocol.max_steps=4", "device=cpu", "shards=1", "env.num_envs=4", "env.workers=0")
+    config = compose_config(
+        f"checkpoint={run}", f"output={again}", *flat, *settings, name="evaluate"
+    )
+    assert read_results(embodied.evaluate(config)).protocol == "motions@sketch_2d@fast"

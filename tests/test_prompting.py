@@ -262,7 +262,7 @@ def test_how_well_a_sketch_is_followed_is_measured_in_pixels() -> None:
         assert outcome.metrics["prompt_success"] == 1
     still = played(Tracer(), queue("sketch"))
     for i, outcome in still.items():
-        assert outcome.metrics["following_error"] < 1e-3  # it stands where the sketch begins
+        assert outcome.metrics["following_error"] < 0.01  # it stands where the sketch begins
         assert outcome.metrics["sketch_missed"] > 2 * followed[i].metrics["sketch_missed"]
     assert set(played(Tracer(), queue("goal_state"))[0].metrics) == {"prompt_success"}
     assert not played(Tracer(), queue("language"))[0].metrics

@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from embodied.data.actions import ActionSpace, check_convertible, convert, stride
-from embodied.structs import Episode, Episodes, Spec
+from embodied.structs import Annotation, Episode, Episodes, Spec
 
 Array = NDArray[Any]
+PREVIOUS_ACTION = "previous_action"
+"""The feature that is made of actions: what was done at the step before."""
+_MOMENTARY = ("interjection", "trace", "vqa")  # annotations that belong to their step alone
 
 
 class Adapted:
@@ -24,13 +27,19 @@ class Adapted:
 
     Args:
         state: names of the features that lie end to end in the new state: "state", parts of it
-            (`Spec.state_parts`) or extras; None keeps the state.
+            (`Spec.state_parts`), extras, or "previous_action"; None keeps the state.
         cameras: name in the new episodes -> recorded name; None keeps all.
         image_size: (h, w) in pixels that all images are resized to.
         action_space: what the recorded actions mean.
         to: what they are turned into; needs `action_space`. A lower rate takes every k-th step.
         pose: where the *recorded* state holds the pose that actions change: indices, in the order
             of an absolute action without gripper.
+
+    "previous_action" is the executed action of the step before, as these episodes have it: in the
+    space and at the rate that they are turned into. Nobody recorded what a robot held before an
+    episode's first step, and that step's own action must not be told, so episodes begin one step
+    later. Whoever acts gives the command that the robot holds. A feature recorded under this name
+    is not looked at.
 
     Raises ActionSpaceError, naming both, where there is no conversion.
     """
@@ -76,33 +85,38 @@ class Adapted:
     @cached_property
     def spec(self) -> Spec:
         """Sizes, bounds and rate of the changed episodes; reads all actions where they change."""
-        spec = self.episodes.spec
+        spec = self._with_actions(self.episodes.spec)
         sizes = {name: spec.cameras[recorded] for name, recorded in self.cameras.items()}
         if self.image_size is not None:
             sizes = dict.fromkeys(sizes, self.image_size)
-        parts = self._parts()
-        changed = dataclasses.replace(
+        parts = self._parts(spec.action_dim)
+        return dataclasses.replace(
             spec,
             state_dim=sum(parts.values()) if parts else spec.state_dim,
             state_parts=parts or spec.state_parts,
             cameras=sizes,
         )
+
+    def _with_actions(self, spec: Spec) -> Spec:
         if self.to is None:
-            return changed
+            return spec
         low, high = self._bounds()
         return dataclasses.replace(
-            changed,
+            spec,
             action_dim=len(low),
             action_low=tuple(low.tolist()),
             action_high=tuple(high.tolist()),
             rate_hz=self.to.rate_hz,
         )
 
-    def _parts(self) -> dict[str, int]:
+    def _parts(self, action_dim: int) -> dict[str, int]:
         if self.state is None:
             return {}
         first = self.episodes[0]
-        return {name: self._feature(first, name).shape[1] for name in self.state}
+        return {
+            name: action_dim if name == PREVIOUS_ACTION else self._feature(first, name).shape[1]
+            for name in self.state
+        }
 
     def _bounds(self) -> tuple[Array, Array]:
         extremes = []
@@ -114,29 +128,32 @@ class Adapted:
         return np.min(lows, axis=0), np.max(highs, axis=0)
 
     def _adapt(self, episode: Episode) -> Episode:
-        step = 1 if self.to is None or self.action_space is None else self._step
-        images = _Images(episode.images, self.cameras, self.image_size, step)
-        state = self._state(episode)
-        expert = episode.expert_action
+        step, skip = self._step, self._skip
+        rows = slice(skip * step, None, step)
+        action, expert = self._convert(episode.action, episode), episode.expert_action
         return dataclasses.replace(
             episode,
-            state=state[::step],
-            action=self._convert(episode.action, episode),
-            expert_action=None if expert is None else self._convert(expert, episode),
-            reward=_add_up(episode.reward, step),
-            images=images,
-            extras={name: x[::step] for name, x in episode.extras.items()},
+            state=self._state(episode, rows, action[:-1]),
+            action=action[skip:] if skip else action,
+            expert_action=None if expert is None else self._convert(expert, episode)[skip:],
+            reward=_add_up(episode.reward, step, skip),
+            images=_Images(episode.images, self.cameras, self.image_size, rows),
+            extras={name: x[rows] for name, x in episode.extras.items()},
             final=self._final(episode.final),
-            annotations=tuple(
-                dataclasses.replace(each, step=each.step // step) for each in episode.annotations
-            ),
+            annotations=_moved(episode.annotations, step, skip),
         )
 
     @property
     def _step(self) -> int:
-        assert self.action_space is not None
-        assert self.to is not None
+        """How many recorded steps are one."""
+        if self.to is None or self.action_space is None:
+            return 1
         return stride(self.action_space, self.to)
+
+    @property
+    def _skip(self) -> int:
+        """How many steps are left out, since nothing is known of what was done before them."""
+        return int(PREVIOUS_ACTION in (self.state or ()))
 
     def _final(self, final: Mapping[str, Array]) -> dict[str, Array]:
         """What was seen at the end, under its new names; a state of another form is left out."""
@@ -150,10 +167,14 @@ class Adapted:
                 found[f"images.{name}"] = image if size is None else resize(image[None], size)[0]
         return found
 
-    def _state(self, episode: Episode) -> NDArray[np.float32]:
+    def _state(self, episode: Episode, rows: slice, previous: Array) -> NDArray[np.float32]:
+        """The new state at recorded steps `rows`; `previous` is what was done before each."""
         if self.state is None:
-            return episode.state
-        found = [self._feature(episode, name) for name in self.state]
+            return episode.state[rows]
+        found = [
+            previous if name == PREVIOUS_ACTION else self._feature(episode, name)[rows]
+            for name in self.state
+        ]
         return np.concatenate(found, axis=1).astype(np.float32)
 
     def _feature(self, episode: Episode, name: str) -> Array:
@@ -165,7 +186,7 @@ class Adapted:
         if name == "state":
             return episode.state
         if name not in episode.extras:
-            known = ["state", *parts, *episode.extras]
+            known = ["state", *parts, *episode.extras, PREVIOUS_ACTION]
             raise KeyError(f"there is no feature {name!r} to make a state of; there are {known}")
         return np.asarray(episode.extras[name]).reshape(len(episode), -1)
 
@@ -183,10 +204,20 @@ def _known_cameras(spec: Spec, cameras: Mapping[str, str] | None) -> dict[str, s
     return chosen
 
 
-def _add_up(reward: NDArray[np.float32] | None, step: int) -> NDArray[np.float32] | None:
+def _add_up(reward: NDArray[np.float32] | None, step: int, skip: int) -> NDArray[np.float32] | None:
     if reward is None or step == 1:
-        return reward
-    return np.add.reduceat(reward, np.arange(0, len(reward), step))
+        return None if reward is None else reward[skip:]
+    return np.add.reduceat(reward, np.arange(0, len(reward), step))[skip:]
+
+
+def _moved(annotations: Sequence[Annotation], step: int, skip: int) -> tuple[Annotation, ...]:
+    """Annotations at the steps that are left; those that last may begin in one that is not."""
+    found = [dataclasses.replace(each, step=each.step // step - skip) for each in annotations]
+    return tuple(
+        dataclasses.replace(each, step=max(0, each.step))
+        for each in found
+        if each.step >= 0 or each.style not in _MOMENTARY
+    )
 
 
 class _Images(Mapping[str, NDArray[np.uint8]]):
@@ -197,12 +228,12 @@ class _Images(Mapping[str, NDArray[np.uint8]]):
         images: Mapping[str, NDArray[np.uint8]],
         names: Mapping[str, str],
         size: tuple[int, int] | None,
-        step: int,
+        rows: slice,
     ) -> None:
-        self._images, self._names, self._size, self._step = images, names, size, step
+        self._images, self._names, self._size, self._rows = images, names, size, rows
 
     def __getitem__(self, camera: str) -> NDArray[np.uint8]:
-        images = self._images[self._names[camera]][:: self._step]
+        images = self._images[self._names[camera]][self._rows]
         return images if self._size is None else resize(images, self._size)
 
     def __iter__(self) -> Iterator[str]:

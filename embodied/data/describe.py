@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from embodied.data.adapted import PREVIOUS_ACTION
 from embodied.data.pieces import take
 from embodied.data.windows import Windows
 from embodied.structs import Spec
@@ -25,7 +26,7 @@ def describe(windows: Windows, spec: Spec) -> list[Row]:
         ("episodes", f"{len(windows.lengths)}", _lengths(windows)),
         ("frames", f"{len(windows):,}", f"{rate}, {seconds / 60:.1f} min"),
         ("state", f"{spec.state_dim}", _parts(spec) or _range(windows, "state")),
-        ("action", f"{spec.action_dim}", f"{infer_action(windows)}; {_range(windows, 'action')}"),
+        ("action", f"{spec.action_dim}", f"{_meaning(windows, spec)}; {_range(windows, 'action')}"),
         *((f"camera {name}", f"{h} x {w}", "") for name, (h, w) in spec.cameras.items()),
         ("instructions", f"{len(windows.told)}", _texts(windows.told)),
     ]
@@ -44,8 +45,21 @@ def show(rows: Sequence[Row]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in cells)
 
 
-def infer_action(windows: Windows) -> str:
-    """What actions seem to be, by what the state does after them; a guess, said as one."""
+def _meaning(windows: Windows, spec: Spec) -> str:
+    """Without the actions that are told as a part of the state, which they would all "follow"."""
+    sizes = spec.state_parts or {"state": spec.state_dim}
+    sensed = [name != PREVIOUS_ACTION for name, size in sizes.items() for _ in range(size)]
+    return infer_action(windows, torch.tensor(sensed))
+
+
+def infer_action(windows: Windows, sensed: Tensor | None = None) -> str:
+    """What actions seem to be, by what the state does after them; a guess, said as one.
+
+    Args:
+        sensed: (S,) which numbers of the state are looked at; None means all.
+    """
+    if sensed is not None and not sensed.any():
+        return "of unknown meaning"
     frames = windows.frames()
     frames = frames[windows.last[frames] > frames]
     if len(frames) < 10:
@@ -54,6 +68,8 @@ def infer_action(windows: Windows) -> str:
     state = take(windows.columns["state"], frames).double().cpu()
     after = take(windows.columns["state"], frames + 1).double().cpu()
     action = take(windows.columns["action"], frames).double().cpu()
+    if sensed is not None:
+        state, after = state[:, sensed], after[:, sensed]
     kinds = [_kind(action[:, i], state, after) for i in range(action.shape[1])]
     found = {kind: [i for i, each in enumerate(kinds) if each == kind] for kind in kinds}
     return ", ".join(f"{_spans(where)} {kind}" for kind, where in found.items())

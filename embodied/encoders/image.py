@@ -29,9 +29,9 @@ class ImageEncoder(Encoder):
         shift: training moves each row's images by up to so many pixels (Kostrikov et al. 2020,
             arXiv:2004.13649, Sec. 3.1), all T steps alike; 0 leaves them in place.
         early: "sketch" or "goal_image" -> the camera beside whose images it enters the network as
-            further channels, None for not at all (RT-Trajectory, Gu et al. 2024, arXiv:2311.01977, Sec. 3.3; goals as
-            in SOAR, Zhou et al. 2024, arXiv:2407.20635). It moves with the image; absent, it is
-            zeros, which are a sketch's blank canvas.
+            further channels, None for not at all (RT-Trajectory, Gu et al. 2024, arXiv:2311.01977,
+            Sec. 3.3; goals as in SOAR, Zhou et al. 2024, arXiv:2407.20635). It moves with the
+            image; absent, it is zeros, which are a sketch's blank canvas.
         film: makes the encoder whose mean token modulates every stage, as words do in BC-Z and
             RT-1 (Brohan et al. 2022, arXiv:2212.06817); None leaves the stages as they are.
     """
@@ -114,7 +114,7 @@ class ImageEncoder(Encoder):
         stacked = torch.cat([images.flatten(1, 2), *drawn], dim=1)
         if noise is not None and self.shift:
             stacked = self._moved(stacked, noise)
-        pixels, *drawn = stacked.split([3 * steps, *(3 for _ in early)], dim=1)
+        pixels, *drawn = torch.split(stacked, [3 * steps, *(3 for _ in early)], dim=1)
         scaled = [_scale(name, x, condition) for name, x in zip(early, drawn, strict=True)]
         features = self.networks[index](
             rearrange(pixels, "b (t c) h w -> (b t) c h w", t=steps).float() / 127.5 - 1,
@@ -158,7 +158,7 @@ class ImageEncoder(Encoder):
 
 
 def _scale(name: str, drawn: Tensor, condition: Condition) -> Tensor:
-    """What the network sees of (B, 3, h, w) uint8: a sketch's black and all that is absent are 0."""
+    """What the network sees of (B, 3, h, w) uint8: 0 for a sketch's black and for all absent."""
     if name == "sketch":
         scaled, given = drawn.float() / 255, condition.sketch is not None
     else:

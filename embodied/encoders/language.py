@@ -94,7 +94,7 @@ class SentenceEncoder:
 
 
 class LanguageEncoder(ModalityEncoder):
-    """One token for the instruction: frozen sentence embedding, then a trained MLP.
+    """One token for the instruction: frozen sentence embedding, then a trained map.
 
     Sentences about one robot are alike, so their embeddings share most of their length; they are
     standardised over the training instructions, which leaves what tells them apart.
@@ -103,12 +103,21 @@ class LanguageEncoder(ModalityEncoder):
         model: see `SentenceEncoder`.
         noise: standard deviation of what training adds to the standardised embeddings, so that
             wordings near a known one mean the same.
+        linear: whether the trained part is one linear map: with few instructions it joins words
+            that it met apart ("far" and "left") where an MLP learns them by heart.
     """
 
     modality = "language"
 
     def __init__(
-        self, *, spec: Spec, obs_horizon: int, dim: int, model: str = MINILM, noise: float = 0.0
+        self,
+        *,
+        spec: Spec,
+        obs_horizon: int,
+        dim: int,
+        model: str = MINILM,
+        noise: float = 0.0,
+        linear: bool = False,
     ) -> None:
         super().__init__(dim)
         if noise < 0:
@@ -116,8 +125,11 @@ class LanguageEncoder(ModalityEncoder):
         self.noise = noise
         self.sentences = SentenceEncoder(model)
         self.normalizer = ZScore(self.sentences.dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(self.sentences.dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+        width = self.sentences.dim
+        self.mlp: nn.Module = (
+            nn.Linear(width, dim)
+            if linear
+            else nn.Sequential(nn.Linear(width, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
         )
 
     def _texts(self, condition: Condition) -> tuple[str, ...] | None:

@@ -80,7 +80,8 @@ class ResNet(nn.Module):
             extra: (B, extra_channels, h, w) with zeros for nothing; None is all zeros.
             words: (B, film_dim); needed where the network has a `film_dim`.
         """
-        (convolution, norm), activation, *blocks = self.layers
+        stem, activation, *blocks = self.layers
+        convolution, norm = stem.children()
         features: Tensor = convolution(_channels_last(x))
         if self.extra is not None:
             # A sum of two convolutions is one over all channels; apart, they round as one alone.

@@ -38,10 +38,16 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def fit_normalizers(
-        self, observation: Observation, condition: Condition, action: Tensor
+        self,
+        observation: Observation,
+        condition: Condition,
+        action: Tensor,
+        *,
+        lengths: Tensor | None = None,
     ) -> None:
-        """Takes statistics of training data: N observations with T = 1, the distinct conditions
-        and (N, A) actions."""
+        """Takes statistics of training data: N observations with T = 1, the distinct conditions,
+        (N, A) actions and, for policies that look at whole chunks, the lengths (E,) of the episodes
+        that these N steps are, end to end."""
 
     def extend(self, phrases: Sequence[str]) -> None:
         """Learns of the phrases in data that it has not been fitted to; no weight changes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from embodied.heads.base import ActionHead
 from embodied.noise import Noise
 from embodied.normalize import MinMax
 from embodied.policies.base import Policy, by_source
-from embodied.structs import Batch, Condition, Metrics, Observation, Spec
+from embodied.structs import Batch, Condition, Metrics, Observation, Spec, place
 
 
 class ChunkPolicy(Policy):
@@ -22,6 +22,12 @@ class ChunkPolicy(Policy):
         encoder: factory called with (spec=, obs_horizon=, dim=).
         head: factory called with (action_dim=, pred_horizon=, num_tokens=, dim=).
         dim: width D of context tokens.
+        relative_to: what is taken off all H actions of a chunk, a part of the newest state
+            (`Spec.state_parts`), "state", or A indices of it; None predicts actions as they are.
+            So the policy need not learn where the robot is (Chi et al. 2024, "Universal
+            Manipulation Interface", arXiv:2402.10329, where it is the present pose).
+            Each step of a chunk is normalised by its own range. Numbers are subtracted: for
+            joints and positions, not for rotations.
     """
 
     def __init__(
@@ -33,6 +39,7 @@ class ChunkPolicy(Policy):
         obs_horizon: int = 1,
         pred_horizon: int = 4,
         dim: int = 128,
+        relative_to: str | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -45,7 +52,10 @@ class ChunkPolicy(Policy):
             num_tokens=self.encoder.num_tokens,
             dim=dim,
         )
-        self.action_normalizer = MinMax(spec.action_dim)
+        self.reference = None if relative_to is None else reference_indices(spec, relative_to)
+        # Changes grow along a chunk, so that each step of it has a range of its own.
+        steps = 1 if self.reference is None else pred_horizon
+        self.action_normalizer = MinMax(steps * spec.action_dim)
         self.register_buffer("action_low", torch.tensor(spec.action_low), persistent=False)
         self.register_buffer("action_high", torch.tensor(spec.action_high), persistent=False)
 
@@ -53,14 +63,29 @@ class ChunkPolicy(Policy):
     action_high: Tensor
 
     def fit_normalizers(
-        self, observation: Observation, condition: Condition, action: Tensor
+        self,
+        observation: Observation,
+        condition: Condition,
+        action: Tensor,
+        *,
+        lengths: Tensor | None = None,
     ) -> None:
         self.encoder.fit_normalizers(observation, condition)
-        self.action_normalizer.fit(action)
+        start = self._start(observation)
+        if start is None:
+            self.action_normalizer.fit(action)
+        elif lengths is None:
+            raise ValueError(
+                "lengths must be given to a policy with relative_to, which looks at whole chunks: "
+                "those of the episodes that the actions are of"
+            )
+        else:
+            changes = extremes(start[:, 0], action, lengths, self.pred_horizon)
+            self.action_normalizer.fit(changes)
 
     def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
         context = self.encoder(batch.observation, batch.condition, noise=noise)
-        action = self.action_normalizer(batch.action)
+        action = self._normalize(batch.action, self._start(batch.observation))
         errors = self.head.loss(context, action, noise=noise)  # (B, H)
         mask = batch.mask.float()
         loss = (errors * mask).sum() / mask.sum().clamp(min=1)
@@ -68,5 +93,72 @@ class ChunkPolicy(Policy):
 
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         context = self.encoder(observation, condition)
-        action = self.action_normalizer.inverse(self.head.sample(context, noise=noise))
+        action = self.head.sample(context, noise=noise)
+        start = self._start(observation)
+        if start is None:
+            action = self.action_normalizer.inverse(action)
+        else:
+            action = start + self.action_normalizer.inverse(action.flatten(1)).view_as(action)
         return action.clamp(self.action_low, self.action_high)
+
+    def _normalize(self, action: Tensor, start: Tensor | None) -> Tensor:
+        if start is None:
+            normalized: Tensor = self.action_normalizer(action)
+        else:
+            normalized = self.action_normalizer((action - start).flatten(1)).view_as(action)
+        return normalized
+
+    def _start(self, observation: Observation) -> Tensor | None:
+        """(B, 1, A) what actions are relative to; None where they are not."""
+        return None if self.reference is None else observation.state[:, -1:, self.reference]
+
+
+def reference_indices(spec: Spec, relative_to: str | Sequence[int]) -> list[int]:
+    """Where the state holds what actions are relative to, A indices. Raises ValueError."""
+    if isinstance(relative_to, str):
+        found = _part(spec, relative_to)
+    else:
+        found = list(relative_to)
+        wrong = [i for i in found if not (isinstance(i, int) and 0 <= i < spec.state_dim)]
+        if wrong:
+            raise ValueError(
+                f"relative_to must be indices of the state, in [0, {spec.state_dim}), got {wrong}"
+            )
+    if len(found) != spec.action_dim:
+        raise ValueError(
+            f"relative_to must be {spec.action_dim} numbers of the state, as many as an action "
+            f"has; {relative_to!r} is {len(found)}; name another part, or indices"
+        )
+    return found
+
+
+def _part(spec: Spec, name: str) -> list[int]:
+    found = place(spec, name)
+    if found is None and name == "state":
+        found = range(spec.state_dim)
+    if found is None:
+        raise ValueError(
+            f"relative_to must be 'state', one of its parts {list(spec.state_parts)}, or indices, "
+            f"got {name!r}; with recorded data, data.state names the parts"
+        )
+    return list(found)
+
+
+def extremes(start: Tensor, action: Tensor, lengths: Tensor, pred_horizon: int) -> Tensor:
+    """(2, H * A) lowest and highest of `action[i + h] - start[i]` for each step h of the chunks
+    within episodes; of those that no episode is long enough for, as of the last that one is.
+
+    Args:
+        start, action: (N, A) of whole episodes, end to end.
+        lengths: (E,) of the episodes, adding up to N.
+    """
+    stop = lengths.cumsum(0).repeat_interleave(lengths)
+    rows = torch.arange(len(action), device=action.device)
+    found = []
+    for h in range(pred_horizon):  # one step of all chunks at a time, since chunks overlap
+        rows = rows[rows + h < stop[rows]]
+        if len(rows):
+            changes = action[rows + h] - start[rows]
+            extreme = torch.stack([changes.amin(0), changes.amax(0)])
+        found.append(extreme)
+    return torch.cat(found, dim=1)

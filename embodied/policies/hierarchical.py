@@ -178,7 +178,12 @@ class HierarchicalPolicy(Policy):
     # Training
 
     def fit_normalizers(
-        self, observation: Observation, condition: Condition, action: Tensor
+        self,
+        observation: Observation,
+        condition: Condition,
+        action: Tensor,
+        *,
+        lengths: Tensor | None = None,
     ) -> None:
         """Takes the phrases of the training data as `condition.motion`, however many."""
         self.action_normalizer.fit(action)

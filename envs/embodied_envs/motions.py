@@ -22,27 +22,27 @@ from embodied_envs.scene import RATE_HZ
 from embodied_envs.simulated import SimulatedSuite
 from embodied_envs.simulated_env import Simulator
 
-MAX_STEPS = 80
+MAX_STEPS = 100
 CAMERAS = ("front", "top")
 Split = Literal["seen", "held_out"]
-# Each kind is seen, and each side; but high ones on one side and their low twins on the other.
+# Each kind is seen, each side, and both of two motions that look alike; not each kind on each side.
 SEEN = (
     Motion("push", "right"),
     Motion("push", "away"),
     Motion("push", "left"),
     Motion("push", "toward"),
     Motion("pass", "right"),
-    Motion("behind", "left"),
+    Motion("behind", "right"),
     Motion("lift", "left"),
-    Motion("retreat", "right"),
+    Motion("retreat", "left"),
 )
 HELD_OUT = (
     Motion("push", "away-right"),
     Motion("push", "toward-left"),
     Motion("pass", "left"),
-    Motion("behind", "right"),
+    Motion("behind", "left"),
     Motion("lift", "right"),
-    Motion("retreat", "left"),
+    Motion("retreat", "right"),
 )
 _SPLITS: Mapping[str, Mapping[str, Motion]] = {
     split: {f"{motion.kind}-{motion.direction}": motion for motion in motions}
@@ -83,8 +83,8 @@ class Motions(SimulatedSuite):
 
     Goal i of a benchmark seed is a place of the block and of the finger, the same for all tasks.
     Actions are (3,), the displacement of the finger's target in units of 3 cm, in [-1, 1]; for the
-    state see `MotionScene`. Episodes terminate with the motion and are truncated after 80 steps,
-    which are 8 s. See `SimulatedSuite` for the other fields.
+    state see `MotionScene`. Episodes terminate with the motion and are truncated after 100
+    steps, which are 10 s. See `SimulatedSuite` for the other fields.
 
     Attributes:
         tasks: all of the split's, where none is named.
@@ -130,9 +130,9 @@ class Motions(SimulatedSuite):
         return simulator
 
     def expert(self, task: str, *, seed: int = 0) -> Expert:
-        """Takes the state (S,); it has one way of doing a motion."""
+        """Takes the state (S,); the seed draws its way to the block."""
         check_choice("task", task, self.tasks)
-        return MotionExpert(_SPLITS[self.split][task])
+        return MotionExpert(_SPLITS[self.split][task], seed=seed)
 
 
 @functools.cache

@@ -38,6 +38,9 @@ _BLOCK_AREA = ((-0.1, -0.1), (0.1, 0.02))  # m, of its centre at the start
 _FINGER_AREA = ((-0.2, -0.2, 0.1), (0.2, 0.15, 0.16))
 _STRIDE = 0.02  # m that the expert moves in a step
 _THERE = 0.012  # m at which it turns to the next waypoint
+_DETOUR_AREA = ((-0.2, -0.2, LOW), (0.2, 0.2, 0.18))
+_CLEAR, _OVER = 0.06, 0.07  # m from the block's centre, and of height, at which a finger clears it
+_TRIES = 50
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,12 @@ class Motion:
             steps = (-BESIDE, PUSHED - 0.02)
             return [_at(block + step * along, LOW) for step in steps]
         if self.kind in ("pass", "behind"):
-            middle = block + ([0.0, BEHIND] if self.kind == "behind" else [0.0, 0.0])
+            middle = block + np.array([0.0, BEHIND if self.kind == "behind" else 0.0])
             height = LOW if self.kind == "behind" else HIGH
             return [_at(middle + step * along, height) for step in (-0.08, 0.0, 0.1)]
         place = block + BESIDE * along
-        end = _at(place, LOW + RISE) if self.kind == "lift" else _at(place + [0.0, RETREAT], LOW)
+        back = place + np.array([0.0, RETREAT])
+        end = _at(place, LOW + RISE) if self.kind == "lift" else _at(back, LOW)
         return [_at(place, LOW), end]
 
 
@@ -141,19 +145,19 @@ class MotionScene(Scene):
 class MotionExpert:
     """Visits the waypoints in turn, coming down to the first from above; steps are 2 cm at most.
 
-    It takes the state (8,) and keeps in mind where the block was at first.
+    It takes the state (8,) and keeps in mind where the block was at first. On its way to the block
+    it takes detours, which the seed draws: one or two, high or low.
     """
 
-    def __init__(self, motion: Motion) -> None:
+    def __init__(self, motion: Motion, *, seed: int = 0) -> None:
         self._motion = motion
-        self._ahead: list[Vector] | None = None
+        self._random = np.random.default_rng([seed, 1])
+        self._ahead: list[Vector] = []
 
     def __call__(self, state: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         finger, target, block = np.split(np.asarray(state, np.float64), [3, 6])
-        if self._ahead is None:
-            first, *others = self._motion.waypoints(block)
-            above = [] if first[2] > HIGH - 0.01 else [_at(first[:2], HIGH + 0.01)]
-            self._ahead = [*above, first, *others]
+        if not self._ahead:
+            self._ahead = self._plan(finger, block)
         while len(self._ahead) > 1 and np.linalg.norm(self._ahead[0] - finger) <= _THERE:
             del self._ahead[0]
         goal = self._ahead[0]
@@ -163,12 +167,36 @@ class MotionExpert:
         stride = away * min(1.0, _STRIDE / max(float(np.linalg.norm(away)), 1e-9))
         return np.clip((finger + stride - target) / REACH, -1.0, 1.0).astype(np.float32)
 
+    def _plan(self, finger: Vector, block: Vector) -> list[Vector]:
+        """All that is to be visited; what is more than the motion's waypoints comes first."""
+        waypoints = self._motion.waypoints(block)
+        first = waypoints[0]
+        above = [] if first[2] > HIGH - 0.01 else [_at(first[:2], HIGH + 0.01)]
+        entry = (above or [first])[0]
+        detours: list[Vector] = []
+        count = int(self._random.integers(1, 3))
+        for _ in range(_TRIES):
+            place = self._random.uniform(*_DETOUR_AREA)
+            before = detours[-1] if detours else finger
+            if _is_clear(before, place, block) and _is_clear(place, entry, block):
+                detours.append(place)
+            if len(detours) == count:
+                break
+        return [*detours, *above, *waypoints]
+
     def _behind(self, finger: Vector, block: Vector) -> Vector:
         """Where the finger goes next, behind a block that it pushes."""
         along = self._motion.along
         across = np.array([-along[1], along[0]])
         aside = float((finger[:2] - block) @ across)
         return _at(finger[:2] + _STRIDE * along - 0.8 * aside * across, LOW)
+
+
+def _is_clear(start: Vector, end: Vector, block: Vector) -> bool:
+    """Whether a straight way (3,) to (3,) touches no block."""
+    points = start + np.linspace(0, 1, 12)[:, None] * (end - start)
+    beside = np.linalg.norm(points[:, :2] - block, axis=1) > _CLEAR
+    return bool((beside | (points[:, 2] > _OVER)).all())
 
 
 def _at(place: Vector | Sequence[float], height: float) -> Vector:
