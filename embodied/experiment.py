@@ -22,7 +22,7 @@ from embodied.data.windows import Windows
 from embodied.dataset_task import DatasetTask
 from embodied.devices import set_threads
 from embodied.distributed import World, join
-from embodied.loading import build_policy
+from embodied.loading import build_policy, start_from
 from embodied.locks import RunLock
 from embodied.loggers import JsonlLogger, Loggers
 from embodied.policies.base import Policy
@@ -129,13 +129,11 @@ def make_task(config: Config) -> Task:
 def make_trainer(config: Config, policy: Policy, data: TrainingData, world: World) -> Trainer:
     """Fits the normalisers and wires policy, algorithm, source and loggers."""
     windows = data.windows
-    frames = windows.frames()
-    policy.fit_normalizers(
-        Observation(state=take(windows.columns["state"], frames)[:, None].to(world.device)),
-        Condition(language=windows.told, motion=windows.phrases),
-        take(windows.columns["action"], frames).to(world.device),
-        lengths=windows.lengths.to(world.device),
-    )
+    if config["init_from"]:
+        start_from(policy, Path(config["init_from"]))
+        policy.extend(windows.phrases or ())
+    else:
+        _fit(policy, windows, world)
     run, settings = Path(config["run_dir"]), config["train"]
     documents = {
         "config": config,
@@ -168,6 +166,16 @@ def make_trainer(config: Config, policy: Policy, data: TrainingData, world: Worl
         save_every=settings["save_every"],
         log_every=settings["log_every"],
         keep=settings["keep"],
+    )
+
+
+def _fit(policy: Policy, windows: Windows, world: World) -> None:
+    frames = windows.frames()
+    policy.fit_normalizers(
+        Observation(state=take(windows.columns["state"], frames)[:, None].to(world.device)),
+        Condition(language=windows.told, motion=windows.phrases),
+        take(windows.columns["action"], frames).to(world.device),
+        lengths=windows.lengths.to(world.device),
     )
 
 

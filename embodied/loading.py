@@ -49,13 +49,31 @@ def load_policy(
     Args:
         path: a run directory (its newest good checkpoint is taken) or one checkpoint.
     """
+    found = _read(path)
+    config, spec = read_stored(found.documents["config"]), Spec(**found.documents["spec"])
+    policy = _rebuild(config, spec, found.tensors["policy"], extra_targets)
+    return policy.to(choose_device(device)).eval(), found
+
+
+def start_from(policy: Policy, path: Path) -> None:
+    """Takes weights and statistics from a checkpoint of a policy that was built alike.
+
+    Args:
+        path: as of `load_policy`.
+
+    Raises CheckpointError with all the differences in names and shapes.
+    """
+    tensors = _read(path).tensors["policy"]
+    check_tensors(policy.state_dict(), tensors)
+    policy.load_state_dict(dict(tensors))
+
+
+def _read(path: Path) -> checkpoint.Checkpoint:
     run = path / "checkpoints"
     found = checkpoint.latest(run) if run.is_dir() else checkpoint.load(path)
     if found is None:
         raise checkpoint.CheckpointError(f"E_CKPT_MISSING: no checkpoint in {run}; train first")
-    config, spec = read_stored(found.documents["config"]), Spec(**found.documents["spec"])
-    policy = _rebuild(config, spec, found.tensors["policy"], extra_targets)
-    return policy.to(choose_device(device)).eval(), found
+    return found
 
 
 def _rebuild(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from embodied.assessment import assess
-from embodied.build import instantiate
+from embodied.build import ConfigError, instantiate
+from embodied.data.added import OWN, Amount, add
 from embodied.data.asked import told_by
 from embodied.data.cache import cache_folder
 from embodied.data.windows import Windows
@@ -38,24 +40,57 @@ class SuiteTask:
         check_config(self.config, self.suite)
         make_goals(self.config["source"]["goals"])
         told_by(self.config["source"]["told"], self.config["seed"])
+        self._amounts()
         choose_backend(self.config, self.suite)
 
     def load(self, world: World) -> TrainingData:
-        """The task's episodes; collects them first where they are missing or incomplete."""
+        """The task's episodes, collected first where they are missing or incomplete, and those of
+        `source.sets`."""
         task = self.config["task"]
         if world.is_main and task.get("collect"):
             _collect(instantiate(task["collect"], extra_targets=self.extra), self.suite)
         world.barrier()
         episodes = self._open()
+        more = {
+            name: instantiate(node["episodes"], extra_targets=self.extra)
+            for name, node in self._sets.items()
+        }
+        labels = {name: node.get("label", task["label"]) for name, node in self._sets.items()}
+        windows = add(
+            self._windows(episodes, task["label"]),
+            {
+                name: (self._windows(more[name], labels[name]), amount)
+                for name, amount in self._amounts().items()
+            },
+        )
+        told = told_by(self.config["source"]["told"], self.config["seed"])
+        fingerprint = "+".join(each.fingerprint for each in (episodes, *more.values()))
+        return TrainingData(windows.asking(told), episodes.spec, fingerprint)
+
+    def _windows(self, episodes: Episodes, label: str) -> Windows:
         on_disk = bool(episodes.spec.cameras) or self.config["source"]["placement"] == "stream"
-        windows = Windows.load(
+        return Windows.load(
             episodes,
-            label=task["label"],
+            label=label,
             rewordings=rewordings(self.suite) if self.config["train"]["reword"] else None,
             cache=cache_folder() if on_disk else None,
         )
-        told = told_by(self.config["source"]["told"], self.config["seed"])
-        return TrainingData(windows.asking(told), episodes.spec, episodes.fingerprint)
+
+    @property
+    def _sets(self) -> Mapping[str, Mapping[str, Any]]:
+        return self.config["source"].get("sets") or {}
+
+    def _amounts(self) -> dict[str, Amount]:
+        for name, node in self._sets.items():
+            known = {"episodes", "label", "share", "times"}
+            if "episodes" not in node or node.keys() - known or name == OWN:
+                raise ConfigError(
+                    f"E_CONFIG_KEY: source.sets.{name} has {sorted(node)}; beside a suite a set "
+                    f"has episodes, and {sorted(known - {'episodes'})}, and is not called {OWN!r}"
+                )
+        return {
+            name: Amount(node.get("share"), node.get("times")) for name, node in self._sets.items()
+        }
 
     def _open(self) -> Episodes:
         try:

@@ -118,6 +118,37 @@ def test_a_hand_behind_the_camera_is_refused() -> None:
         label(labellers.Sketches("c", matrices=matrices))
 
 
+def corrected(*marks: tuple[int, str, str]) -> Episode:
+    return episode(
+        length=8,
+        annotations=tuple(Annotation("motion", text, t, role=who) for t, text, who in marks),
+    )
+
+
+@pytest.mark.parametrize(
+    ("margin", "expected"),
+    [
+        (0, ["", "", "", "up", "up", "", "down", "down"]),
+        (1, ["", "", "up", "up", "up", "down", "down", "down"]),
+        (9, ["up", "up", "up", "up", "up", "down", "down", "down"]),
+    ],
+)
+def test_of_corrected_episodes_only_what_people_said_is_learned(
+    margin: int, expected: list[str]
+) -> None:
+    marks = [(0, "left", "assistant"), (3, "up", "user"), (5, "left", "assistant")]
+    said = labellers.Spoken("motion", margin)(corrected(*marks, (6, "down", "user")), SPEC)
+    words = [""] * 8
+    for each in said.annotations:
+        words[each.step :] = [each.content] * (8 - each.step)
+    assert words == expected
+
+
+def test_an_episode_that_nobody_corrected_teaches_no_phrase() -> None:
+    said = labellers.Spoken("motion")(corrected((0, "left", "assistant")), SPEC).annotations
+    assert [(each.content, each.step) for each in said] == [("", 0)]
+
+
 def test_paraphrases_are_other_wordings_of_the_instruction_alone() -> None:
     labeller = labellers.Paraphrases({"do 0": ["act", "go"], "do 1": ["stop"]})
     assert [(x.style, x.content) for x in label(labeller).annotations] == [
@@ -125,6 +156,17 @@ def test_paraphrases_are_other_wordings_of_the_instruction_alone() -> None:
         ("task_aug", "go"),
     ]
     assert label(labeller, seed=2) == Labels()
+
+
+def test_subtasks_hold_from_where_they_were_begun() -> None:
+    info = {"subtasks": [[1, "open the drawer"], [3, "close it"], [5, "past the end"]]}
+    said = label(labellers.Subtasks(), info=info).annotations
+    assert [(x.style, x.content, x.step) for x in said] == [
+        ("subtask", "open the drawer", 0),
+        ("subtask", "close it", 3),
+    ]
+    with pytest.raises(ValueError, match=r"do not say what was pursued .*experts that are players"):
+        label(labellers.Subtasks())
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -50,6 +52,23 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
+def _train_only(policy: Policy, patterns: Sequence[str]) -> None:
+    """Freezes all parameters but those whose names match one of the patterns.
+
+    Raises ValueError for a pattern that matches none.
+    """
+    names = [name for name, _ in policy.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            parts = sorted({name.split(".")[0] for name in names})
+            raise ValueError(
+                f"algorithm.train_only has {pattern!r}, which no parameter matches; the policy's "
+                f"parts are {', '.join(parts)}: write for instance {parts[0] + '.*'!r}"
+            )
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
 class BC(Algorithm):
     """AdamW with warm-up and cosine decay, gradient clipping, and an average of the weights.
 
@@ -59,6 +78,8 @@ class BC(Algorithm):
         accumulate: micro-batches for each step.
         strategy: "ddp" or "fsdp", where there are several processes.
         compile: whether `torch.compile` the forward pass; slow to start, faster per step on GPUs.
+        train_only: patterns of names of parameters, such as "phrase_level.*"; all others are
+            frozen. None trains all.
         seed: of the noise in the loss; the noise of step s depends on (seed, s) alone.
     """
 
@@ -78,8 +99,11 @@ class BC(Algorithm):
         accumulate: int = 1,
         strategy: str = "ddp",
         compile: bool = False,
+        train_only: Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
+        if train_only is not None:
+            _train_only(policy, train_only)
         self.policy, self.world = policy, world
         self.steps, self.learning_rate, self.warmup_steps = steps, learning_rate, warmup_steps
         self.max_grad_norm, self.accumulate, self.seed = max_grad_norm, accumulate, seed

@@ -49,6 +49,9 @@ class Policy(nn.Module, ABC):
         (N, A) actions and, for policies that look at whole chunks, the lengths (E,) of the episodes
         that these N steps are, end to end."""
 
+    def extend(self, phrases: Sequence[str]) -> None:
+        """Learns of the phrases in data that it has not been fitted to; no weight changes."""
+
     def begin_step(self, step: int) -> None:
         """Called before each training step, from 0, for those that train in stages; what it
         changes must follow from the step alone, so that a resumed run goes on alike."""

@@ -1,0 +1,164 @@
+"""Trains a two-level policy, lets simulated people correct it, learns from that, and evaluates.
+
+    python scripts/corrections.py rth|yay [--root runs/corrections] [--seed 0] [--episodes 30]
+        [--only STAGE ...] [--dry-run] [OVERRIDE ...]
+
+Each stage is a command that is printed and can be run alone; finished ones are skipped, so that an
+interrupted chain goes on. Overrides go to every training, such as `train.steps=500 device=cpu`.
+
+    base         the two-level policy
+    flat         the same without phrases
+    live         the base policy's evaluation again, with people who correct it while it acts
+    corrections  episodes from other starts, corrected by the same people, as a data set
+    corrected    base, its phrase level trained on what they said
+    iwr          flat, trained on the actions of these episodes
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FRESH = 7  # benchmark seed of the starts that people correct; no policy is judged on them
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What tells one chain from another.
+
+    Attributes:
+        person: who corrects, as overrides.
+        level: what the policy's phrases are.
+        protocol: that of the recipe's evaluation, as overrides: a number stands in both places.
+    """
+
+    person: tuple[str, ...]
+    level: str
+    protocol: tuple[str, ...]
+
+
+RECIPES = {
+    "rth": Recipe(
+        person=("person=motions",),
+        level="motion",
+        protocol=(
+            "protocol.name=mt-v3-new-goals",
+            "protocol.goals_per_task=20",
+            "protocol.benchmark_seed=42",
+        ),
+    ),
+    "yay": Recipe(
+        person=("person=subtasks", "person.corrector.said_as=motion"),
+        level="subtask",
+        protocol=("protocol.name=ogbench", "protocol.max_steps=1500"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command that leaves something behind.
+
+    Attributes:
+        product: what is there, relative to the root, once it is finished.
+        arguments: the script and its overrides.
+    """
+
+    name: str
+    product: str
+    arguments: tuple[str, ...]
+
+
+def stages(
+    name: str, root: Path, *, seed: int = 0, episodes: int = 30, overrides: Sequence[str] = ()
+) -> list[Stage]:
+    """The chain of a recipe, in an order in which it can be run."""
+    recipe, corrections = RECIPES[name], root / "corrections"
+
+    def train(stage: str, experiment: str, *more: str) -> Stage:
+        fixed = (f"experiment={experiment}", f"run_dir={root / stage}", f"seed={seed}")
+        return Stage(stage, f"{stage}/results.json", ("train.py", *fixed, *more, *overrides))
+
+    def learn(stage: str, experiment: str, start: str) -> Stage:
+        given = (f"init_from={root / start}", f"corrections={corrections}")
+        return train(stage, experiment, *given)
+
+    found = [
+        train("base", name),
+        train("flat", name, "policy=hierarchical_flat"),
+        Stage(
+            "live",
+            "live/results.json",
+            (
+                "scripts/evaluate.py",
+                f"checkpoint={root / 'base'}",
+                f"output={root / 'live'}",
+                *recipe.protocol,
+                *recipe.person,
+            ),
+        ),
+        Stage(
+            "corrections",
+            "corrections/meta/info.json",
+            (
+                "scripts/correct.py",
+                f"checkpoint={root / 'base'}",
+                f"output={corrections}",
+                f"level={recipe.level}",
+                *recipe.protocol,
+                f"protocol.goals_per_task={episodes}",
+                f"protocol.benchmark_seed={FRESH}",
+                *recipe.person,
+            ),
+        ),
+        learn("corrected", f"{name}_corrected", "base"),
+    ]
+    return [*found, learn("iwr", "rth_iwr", "flat")] if name == "rth" else found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; the exit status of the first stage that fails, or 0."""
+    options = _parser().parse_args(arguments)
+    root = options.root / options.recipe / f"seed{options.seed}"
+    chain = stages(
+        options.recipe,
+        root,
+        seed=options.seed,
+        episodes=options.episodes,
+        overrides=options.overrides,
+    )
+    for stage in chain:
+        if options.only and stage.name not in options.only:
+            continue
+        command = [sys.executable, str(REPOSITORY / stage.arguments[0]), *stage.arguments[1:]]
+        if (root / stage.product).exists():
+            print(f"{stage.name}: done")
+            continue
+        print(f"{stage.name}: {shlex.join(('python', *stage.arguments))}", flush=True)
+        if not options.dry_run and (status := subprocess.run(command, check=False).returncode):
+            return status
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", choices=sorted(RECIPES))
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE")
+    parser.add_argument("--root", type=Path, default=Path("runs/corrections"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--episodes", type=int, default=30, help="corrected episodes of each task")
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help="these stages alone")
+    parser.add_argument("--dry-run", action="store_true", help="only print the commands")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

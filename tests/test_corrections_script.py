@@ -1,0 +1,92 @@
+"""The chain from a two-level policy to one that has learned from corrections."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from embodied.build import check
+from scripts import corrections as script
+from tests.conftest import compose_config
+
+
+def arguments(stage: script.Stage) -> dict[str, str]:
+    return dict(each.split("=", 1) for each in stage.arguments[1:] if "=" in each)
+
+
+@pytest.mark.parametrize("recipe", sorted(script.RECIPES))
+def test_every_training_of_the_chain_composes(recipe: str, tmp_path: Path) -> None:
+    chain = script.stages(recipe, tmp_path, seed=5, overrides=["train.steps=3"])
+    for stage in chain:
+        if stage.arguments[0] == "train.py":
+            config = compose_config(*stage.arguments[1:])
+            check(config)
+            assert (config["seed"], config["train"]["steps"]) == (5, 3)
+            assert config["run_dir"] == str(tmp_path / stage.name)
+            told = config["source"]["told"]
+            assert told["phrases"] == script.RECIPES[recipe].level
+
+
+@pytest.mark.parametrize("recipe", sorted(script.RECIPES))
+def test_stages_use_only_what_earlier_ones_left(recipe: str, tmp_path: Path) -> None:
+    there: set[str] = set()
+    for stage in script.stages(recipe, tmp_path):
+        used = {
+            Path(value).relative_to(tmp_path).parts[0]
+            for key, value in arguments(stage).items()
+            if key in ("checkpoint", "init_from", "corrections")
+        }
+        assert used <= there
+        there.add(Path(stage.product).parts[0])
+
+
+@pytest.mark.parametrize("recipe", sorted(script.RECIPES))
+def test_base_live_and_corrected_are_judged_on_the_same_episodes(
+    recipe: str, tmp_path: Path
+) -> None:
+    chain = {stage.name: stage for stage in script.stages(recipe, tmp_path)}
+    told = OmegaConf.from_dotlist([x for x in chain["live"].arguments if x.startswith("protocol.")])
+    for name in ("base", "corrected"):
+        protocol = compose_config(*chain[name].arguments[1:])["protocol"]
+        assert {**protocol, **told["protocol"]} == protocol
+    practised = arguments(chain["corrections"])
+    assert int(practised["protocol.benchmark_seed"]) != protocol["benchmark_seed"]
+
+
+def test_only_the_phrase_level_is_trained_on_corrections_and_all_of_a_flat_policy(
+    tmp_path: Path,
+) -> None:
+    chain = {stage.name: stage for stage in script.stages("rth", tmp_path)}
+    two, flat = (compose_config(*chain[name].arguments[1:]) for name in ("corrected", "iwr"))
+    assert two["algorithm"]["train_only"] == ["phrase_level.*"]
+    assert two["source"]["sets"]["corrections"]["times"] == 50
+    assert flat["algorithm"]["train_only"] is None
+    assert flat["policy"]["phrase_level"] is None
+    assert two["source"]["sets"] == flat["source"]["sets"]
+
+
+def test_a_chain_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[str] = []
+
+    class Done:
+        def __init__(self, command: list[str], check: bool) -> None:
+            assert command[0] == sys.executable
+            name = next(x for x in command if x.startswith(("run_dir=", "output=")))
+            ran.append(Path(name.split("=")[1]).name)
+            self.returncode = 3 if ran[-1] == "corrections" else 0
+
+    monkeypatch.setattr(script.subprocess, "run", Done)
+    results = tmp_path / "rth" / "seed1" / "base" / "results.json"
+    results.parent.mkdir(parents=True)
+    results.write_text("{}")
+    assert script.main(["rth", "--root", str(tmp_path), "--seed", "1"]) == 3
+    assert ran == ["flat", "live", "corrections"]
+    assert "base: done" in capsys.readouterr().out
+    assert script.main(["rth", "--root", str(tmp_path), "--dry-run", "--only", "iwr"]) == 0
+    assert ran == ["flat", "live", "corrections"]
+    assert "iwr: python train.py experiment=rth_iwr" in capsys.readouterr().out
