@@ -60,7 +60,12 @@ RECIPES = {
     "yay": Recipe(
         person=("person=subtasks", "person.corrector.said_as=motion"),
         level="subtask",
-        protocol=("protocol.name=ogbench", "protocol.max_steps=1500"),
+        protocol=(
+            "protocol.name=ogbench",
+            "protocol.goals_per_task=20",
+            "protocol.max_steps=1500",
+            "protocol.benchmark_seed=0",
+        ),
     ),
 }
 
