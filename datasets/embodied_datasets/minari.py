@@ -48,7 +48,7 @@ class MinariDataset:
         max_bytes: refuses to read more than this at once.
         report: what is done with faults that leave the files readable.
 
-    Raises DataError where the files are not what they say, KeyError for unknown cameras.
+    Raises DataError where the files are not what they say, ValueError for unknown cameras.
     """
 
     def __init__(
