@@ -1,4 +1,4 @@
-"""The whole chain, from demonstrations to a policy that has learned from corrections, in miniature."""
+"""The whole chain, from demonstrations to a policy that learned from corrections, in miniature."""
 
 from __future__ import annotations
 
