@@ -79,7 +79,7 @@ class Pretrained(Backbone):
         if extra_channels:
             widen(built, extra_channels)
         # A tuple hides a frozen network from the parameters, the optimiser and the state dict.
-        self._hidden = (built.requires_grad_(False),) if frozen else ()
+        self._hidden: tuple[Network, ...] = (built.requires_grad_(False),) if frozen else ()
         self.network = None if frozen else built
         found = self._try()
         self.channels = len(found)
@@ -125,9 +125,9 @@ class Pretrained(Backbone):
         return features
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Pretrained:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for network in self._hidden:  # it goes to the device that the others go to
-            network._apply(fn, recurse)
+            network._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def train(self, mode: bool = True) -> Pretrained:
@@ -220,7 +220,7 @@ def widen(network: nn.Module, extra_channels: int) -> None:
         )
     for module in network.modules():  # models of transformers check their inputs by it
         if getattr(module, "num_channels", None) == 3:
-            module.num_channels = 3 + extra_channels
+            module.num_channels = 3 + extra_channels  # type: ignore[assignment]
 
 
 def _column(values: tuple[float, ...]) -> Tensor:
