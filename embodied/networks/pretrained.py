@@ -87,6 +87,7 @@ class Pretrained(Backbone):
             self.register_buffer("answer", found.detach())
         self.film = FiLM(film_dim, self.channels) if film_dim else None
 
+    @torch.enable_grad()
     def _try(self) -> Tensor:
         """(C,) the mean features of one picture. What takes no part in them is not trained."""
         size = self.image_size
