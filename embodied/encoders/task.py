@@ -20,7 +20,7 @@ class TaskEncoder(Encoder):
 
     Args:
         parts: modality, as in `Condition.present` -> factory called with (spec=, obs_horizon=,
-            dim=) of its `ModalityEncoder`.
+            dim=) of its `ModalityEncoder`; None leaves it out.
         pool: True gives one token: a mean of the row's points, weighted by attention, so that one
             modality alone gives its very point, and a policy cannot tell by which it was asked
             (GRIF). False gives a token for each modality, for the policy's attention to choose
@@ -33,7 +33,7 @@ class TaskEncoder(Encoder):
 
     def __init__(
         self,
-        parts: Mapping[str, MakeEncoder],
+        parts: Mapping[str, MakeEncoder | None],
         *,
         spec: Spec,
         obs_horizon: int,
@@ -46,7 +46,7 @@ class TaskEncoder(Encoder):
         super().__init__()
         if not 0 <= hide <= 1:
             raise ValueError(f"hide must lie in [0, 1], got {hide}")
-        if not parts:
+        if not any(parts.values()):
             raise ValueError("TaskEncoder needs at least one part, such as language")
         self.pool, self.unit, self.hide = pool, unit, hide
         width = task_dim or dim
@@ -54,6 +54,7 @@ class TaskEncoder(Encoder):
             {
                 name: make(spec=spec, obs_horizon=obs_horizon, dim=width)
                 for name, make in parts.items()
+                if make is not None
             }
         )
         self._check_parts()
