@@ -39,6 +39,20 @@ def encoder(**options: Any) -> ImageEncoder:
     return ImageEncoder(**settings | options)
 
 
+def test_each_place_of_the_features_can_be_a_token_of_what_is_there() -> None:
+    part = encoder(grid=True, shift=0)
+    observation = draw(3)
+    tokens = part(observation, Condition())
+    assert tokens.shape == (3, part.num_tokens, 8)
+    first = 6 * 8  # places of the first camera: its sides, halved by each of two stages
+    assert part.num_tokens == first + 4 * 4
+    changed = {name: x.clone() for name, x in observation.images.items()}
+    changed["top"][..., :2, :2] = 255 - changed["top"][..., :2, :2]  # a corner
+    moved = (part(Observation(observation.state, changed), Condition()) - tokens).abs().amax((0, 2))
+    assert moved[0] > 3 * moved[1:first].mean()  # the norm over groups spreads a little
+    assert not moved[first:].any()  # of the other camera
+
+
 def test_a_lone_peak_is_found_where_it_is() -> None:
     features = torch.zeros(1, 2, 5, 9)
     features[0, 0, 0, 8] = 50.0  # top right

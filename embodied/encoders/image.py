@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from embodied.encoders.base import Encoder
 from embodied.encoders.fuse import MakeEncoder
-from embodied.networks.vision import MakeBackbone, ResNet, SpatialSoftmax, shift
+from embodied.networks.vision import Backbone, MakeBackbone, ResNet, SpatialSoftmax, shift
 from embodied.noise import Noise
 from embodied.structs import Condition, Observation, Spec
 
@@ -23,13 +23,15 @@ class ImageEncoder(Encoder):
     """A token for each step of each camera: a backbone and what it finds where.
 
     Each camera has a backbone of its own. A token is made of the expected positions of the last
-    channels' activations and of their means.
+    channels' activations and of their means; or each place of the last features is one.
 
     Args:
         cameras: which to look through; None means all of the spec's.
         channels: widths of the stages of the `ResNet` that is the backbone unless another is given;
             None means 32, 64, 96 and 128.
         backbone: makes another one, such as `embodied.networks.vit.ViT`.
+        grid: whether each place of the last features becomes a token. Expected positions tell where
+            things are, but not how a drawn path runs.
         shift: training moves each row's images by up to so many pixels (Kostrikov et al. 2020,
             arXiv:2004.13649, Sec. 3.1), all T steps alike; 0 leaves them in place.
         early: "sketch" or "goal_image" -> the camera beside whose images it enters the network as
@@ -50,6 +52,7 @@ class ImageEncoder(Encoder):
         cameras: Sequence[str] | None = None,
         channels: Sequence[int] | None = None,
         backbone: MakeBackbone | None = None,
+        grid: bool = False,
         shift: int = 4,
         early: Mapping[str, str | None] | None = None,
         film: MakeEncoder | None = None,
@@ -70,9 +73,8 @@ class ImageEncoder(Encoder):
                 "channels=null, and to the backbone what it takes"
             )
         make = backbone or functools.partial(ResNet, channels or CHANNELS)
-        self.shift = shift
+        self.shift, self.grid = shift, grid
         self.early = self._checked({x: y for x, y in (early or {}).items() if y is not None})
-        self.num_tokens = obs_horizon * len(self.cameras)
         self.sizes = {name: spec.cameras[name] for name in self.cameras}
         networks = [
             make(
@@ -83,7 +85,14 @@ class ImageEncoder(Encoder):
         ]
         self.networks = nn.ModuleList(networks)
         self.keypoints = SpatialSoftmax()
-        self.projections = nn.ModuleList(nn.Linear(3 * x.channels, dim) for x in networks)
+        width = 1 if grid else 3
+        self.projections = nn.ModuleList(nn.Linear(width * x.channels, dim) for x in networks)
+        words = None if film is None else torch.zeros(1, dim)
+        places = [
+            _places(x, self.sizes[c], words) if grid else 1
+            for x, c in zip(networks, self.cameras, strict=True)
+        ]
+        self.num_tokens = obs_horizon * sum(places)
         self.film = None if film is None else film(spec=spec, obs_horizon=obs_horizon, dim=dim)
 
     def _checked(self, early: dict[str, str]) -> dict[str, str]:
@@ -133,8 +142,12 @@ class ImageEncoder(Encoder):
             torch.cat(scaled, dim=1).repeat_interleave(steps, dim=0) if early else None,
             None if words is None else words.repeat_interleave(steps, dim=0),
         )
-        found = torch.cat([self.keypoints(features), features.mean((2, 3))], dim=-1)
-        tokens: Tensor = rearrange(self.projections[index](found), "(b t) d -> b t d", b=rows)
+        found = (
+            rearrange(features, "n c h w -> n (h w) c")
+            if self.grid
+            else torch.cat([self.keypoints(features), features.mean((2, 3))], dim=-1)[:, None]
+        )
+        tokens: Tensor = rearrange(self.projections[index](found), "(b t) l d -> b (t l) d", b=rows)
         return tokens
 
     def _images(self, camera: str, observation: Observation) -> Tensor:
@@ -167,6 +180,13 @@ class ImageEncoder(Encoder):
         draws = noise.uniform(len(images), 2, device=images.device)
         right, down = (draws * (2 * self.shift + 1)).long().unbind(1)
         return shift(images, right - self.shift, down - self.shift)
+
+
+@torch.no_grad()
+def _places(network: Backbone, size: tuple[int, int], words: Tensor | None) -> int:
+    """How many places the features of images of a size (h, w) have."""
+    found: Tensor = network(torch.zeros(1, 3, *size), None, words)
+    return found[0, 0].numel()
 
 
 def _scale(name: str, drawn: Tensor, condition: Condition) -> Tensor:
