@@ -11,7 +11,7 @@ from embodied.build import ConfigError, instantiate
 from embodied.evaluation import Trial
 from embodied.people.live import SUFFIX
 from embodied.people.simulated import Simulated
-from embodied.protocols import Protocol
+from embodied.protocols import SPOKEN, Protocol
 from embodied.suites import Suite, has_experts
 
 Config = Mapping[str, Any]
@@ -27,7 +27,7 @@ class Part:
         name: what progress and results call it.
         obeys: the other task's scripted expert acts, which does as it is told, not the policy.
         perturbation: label of what makes the episodes harder; empty for none.
-        people: who corrects the policy while it acts; None for nobody.
+        people: who speaks while the policy acts; None for nobody.
     """
 
     name: str
@@ -45,10 +45,11 @@ class Part:
 
 def asked(config: Config, suite: Suite) -> tuple[Part, ...]:
     """The protocol under the name `MAIN`, its probes, their chance levels and, where `person` is
-    given, the protocol's episodes again with people, under the name `CORRECTED`.
+    given, the protocol's episodes again with people, under the name `CORRECTED`. Where a protocol
+    is told in motions (`SPOKEN`), people say them in its own episodes.
 
     Raises:
-        ConfigError: the main protocol has a suite of its own.
+        ConfigError: the main protocol has a suite of its own, or nobody is there to say motions.
     """
     extra = config.get("allow_targets", ())
     nodes = {MAIN: config["protocol"], **config.get("probes", {})}
@@ -58,20 +59,37 @@ def asked(config: Config, suite: Suite) -> tuple[Part, ...]:
             "E_CONFIG_VALUE: protocol.suite is for probes; name the suite of the main protocol as "
             "task.suite in training, and as suite in evaluation"
         )
-    parts = [Part(name, each.suite or suite, each) for name, each in protocols.items()]
+    parts = [
+        _spoken(config, Part(name, each.suite or suite, each)) for name, each in protocols.items()
+    ]
     told_another = [part for part in parts[1:] if part.protocol.wording == "other"]
     experts = [_obeying(part) for part in told_another if has_experts(part.suite)]
     return (*parts, *experts, *_watched(config, parts[0]))
 
 
-def _watched(config: Config, part: Part) -> tuple[Part, ...]:
+def _spoken(config: Config, part: Part) -> Part:
+    if SPOKEN not in part.protocol.modalities:
+        return part
     if not config.get("person"):
+        raise ConfigError(
+            f"E_CONFIG_VALUE: {part.protocol.name} is told in motions, one after the other, and "
+            "nobody is there to say them: name a person, such as person=motions"
+        )
+    return replace(part, people=_people(config, part))
+
+
+def _watched(config: Config, part: Part) -> tuple[Part, ...]:
+    if not config.get("person") or part.people is not None:
         return ()
+    protocol = replace(part.protocol, name=part.protocol.name + SUFFIX)
+    people = _people(config, part)
+    return (replace(part, name=CORRECTED, protocol=protocol, people=people),)
+
+
+def _people(config: Config, part: Part) -> Simulated:
     extra = config.get("allow_targets", ())
     people: Simulated = instantiate(config["person"], suite=part.suite, extra_targets=extra)
-    people = people.share(part.protocol.assignments(part.suite))
-    protocol = replace(part.protocol, name=part.protocol.name + SUFFIX)
-    return (replace(part, name=CORRECTED, protocol=protocol, people=people),)
+    return people.share(part.protocol.assignments(part.suite))
 
 
 def _obeying(part: Part) -> Part:
