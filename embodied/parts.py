@@ -59,37 +59,44 @@ def asked(config: Config, suite: Suite) -> tuple[Part, ...]:
             "E_CONFIG_VALUE: protocol.suite is for probes; name the suite of the main protocol as "
             "task.suite in training, and as suite in evaluation"
         )
-    parts = [
-        _spoken(config, Part(name, each.suite or suite, each)) for name, each in protocols.items()
-    ]
+    parts = [_part(config, name, each.suite or suite, each) for name, each in protocols.items()]
     told_another = [part for part in parts[1:] if part.protocol.wording == "other"]
     experts = [_obeying(part) for part in told_another if has_experts(part.suite)]
     return (*parts, *experts, *_watched(config, parts[0]))
 
 
-def _spoken(config: Config, part: Part) -> Part:
-    if SPOKEN not in part.protocol.modalities:
-        return part
+def _part(config: Config, name: str, suite: Suite, protocol: Protocol, **more: Any) -> Part:
+    return Part(name, suite, protocol, people=speakers(config, suite, protocol), **more)
+
+
+def speakers(config: Config, suite: Suite, protocol: Protocol) -> Simulated | None:
+    """Who says the motions that a protocol tells; None where it tells none.
+
+    Raises:
+        ConfigError: it tells motions, and the config has no `person`.
+    """
+    if SPOKEN not in protocol.modalities:
+        return None
     if not config.get("person"):
         raise ConfigError(
-            f"E_CONFIG_VALUE: {part.protocol.name} is told in motions, one after the other, and "
-            "nobody is there to say them: name a person, such as person=motions"
+            f"E_CONFIG_VALUE: {protocol.name} is told in motions, one after the other, and nobody "
+            "is there to say them: name a person, such as person=motions"
         )
-    return replace(part, people=_people(config, part))
+    return _people(config, suite, protocol)
 
 
 def _watched(config: Config, part: Part) -> tuple[Part, ...]:
     if not config.get("person") or part.people is not None:
         return ()
     protocol = replace(part.protocol, name=part.protocol.name + SUFFIX)
-    people = _people(config, part)
+    people = _people(config, part.suite, part.protocol)
     return (replace(part, name=CORRECTED, protocol=protocol, people=people),)
 
 
-def _people(config: Config, part: Part) -> Simulated:
+def _people(config: Config, suite: Suite, protocol: Protocol) -> Simulated:
     extra = config.get("allow_targets", ())
-    people: Simulated = instantiate(config["person"], suite=part.suite, extra_targets=extra)
-    return people.share(part.protocol.assignments(part.suite))
+    people: Simulated = instantiate(config["person"], suite=suite, extra_targets=extra)
+    return people.share(protocol.assignments(suite))
 
 
 def _obeying(part: Part) -> Part:
@@ -107,7 +114,8 @@ def perturbed(config: Config, suite: Suite) -> tuple[Part, ...]:
     """The protocol's episodes again in each arm of `robustness`."""
     protocol: Protocol = instantiate(config["protocol"])
     return tuple(
-        Part(
+        _part(
+            config,
             name,
             perturbation.perturb(suite),
             robustness.perturb(protocol, perturbation),

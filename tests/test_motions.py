@@ -14,12 +14,19 @@ from embodied.suites import Hand
 from embodied.testing import check_env
 from embodied_datasets import labellers
 from embodied_datasets.scripted_rollout import Job, Settings, run_episode
-from embodied_envs.motions import HELD_OUT, SEEN, Motions, Split
+from embodied_envs.motions import (
+    CROSSED,
+    CROSSED_HELD_OUT,
+    HELD_OUT,
+    SEEN,
+    Motions,
+    Split,
+)
 from embodied_envs.motions_scene import KEPT, Motion, MotionExpert, MotionScene
 from embodied_envs.simulated_env import SimulatedEnv
 from tests.conftest import compose_config
 
-SPLITS: tuple[Split, ...] = ("seen", "held_out")
+SPLITS: tuple[Split, ...] = ("seen", "held_out", "crossed", "crossed_held_out")
 TWINS = (
     (Motion("pass", "left"), Motion("behind", "left")),
     (Motion("lift", "right"), Motion("retreat", "right")),
@@ -56,7 +63,36 @@ def test_the_world_keeps_the_contract(split: Split) -> None:
     check_env(Motions(split=split), num_steps=5)
 
 
-@pytest.mark.parametrize("motion", SEEN + HELD_OUT, ids=lambda m: f"{m.kind}-{m.direction}")
+def test_crossed_motions_leave_out_kinds_in_directions_that_are_known_apart() -> None:
+    assert not set(CROSSED) & set(CROSSED_HELD_OUT)
+    for new in CROSSED_HELD_OUT:
+        known = [m.kind for m in CROSSED if m.direction == new.direction]
+        assert known, "some other kind goes in that direction"
+        assert new.kind not in known
+        assert sum(m.kind == new.kind for m in CROSSED) >= 4
+
+
+@pytest.mark.parametrize("motions", [CROSSED, CROSSED_HELD_OUT], ids=["demonstrated", "held out"])
+def test_of_two_crossed_motions_that_look_alike_both_are_in_one_split(
+    motions: tuple[Motion, ...],
+) -> None:
+    for one, other in (("pass", "behind"), ("lift", "retreat")):
+        ways = [{m.direction for m in motions if m.kind == kind} for kind in (one, other)]
+        assert ways[0] == ways[1]
+
+
+def test_a_corner_of_the_block_has_a_name() -> None:
+    texts = Motions(split="crossed").texts("lift-toward-left")
+    assert texts.canonical == "come down beside the block, at its near left corner, and rise " + (
+        "straight up"
+    )
+    assert "at its right," in Motions(split="held_out").texts("lift-right").canonical
+
+
+ALL = tuple(dict.fromkeys(SEEN + HELD_OUT + CROSSED + CROSSED_HELD_OUT))
+
+
+@pytest.mark.parametrize("motion", ALL, ids=lambda m: f"{m.kind}-{m.direction}")
 def test_every_motion_can_be_done(motion: Motion) -> None:
     assert sum(run(motion, seed=seed)[0] for seed in range(10)) >= 9
 

@@ -123,6 +123,8 @@ class Motions(SimulatedSuite):
             the other side of what was seen on one side alone. "crossed" has every kind in most
             directions, "crossed_held_out" the kinds in those directions that are left.
         cameras: any of `CAMERAS`, or their numbers.
+        detours: whether experts take detours on their way to the block, so that there is more to
+            learn than a path for each motion.
     """
 
     library: ClassVar[str] = "motions"
@@ -131,6 +133,7 @@ class Motions(SimulatedSuite):
     split: Split = "seen"
     cameras: tuple[int | str, ...] = ("front",)
     image_size: tuple[int, int] = (64, 64)
+    detours: bool = True
 
     def __post_init__(self) -> None:
         check_choice("split", self.split, get_args(Split))
@@ -164,7 +167,7 @@ class Motions(SimulatedSuite):
     def expert(self, task: str, *, seed: int = 0) -> Expert:
         """Takes the state (S,); the seed draws its way to the block."""
         check_choice("task", task, self.tasks)
-        return MotionExpert(_SPLITS[self.split][task], seed=seed)
+        return MotionExpert(_SPLITS[self.split][task], seed=seed, detours=self.detours)
 
 
 @functools.cache
