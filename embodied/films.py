@@ -97,8 +97,9 @@ def make_films(
     try:
         # Others draw no pictures.
         simulators = {**config["env"], "backend": "python"}
+        shown = watched(suite) if people else suite
         with (
-            open_envs(watched(suite) if people else suite, simulators, render_size=tuple(settings["size"])) as envs,
+            open_envs(shown, simulators, render_size=tuple(settings["size"])) as envs,
             demonstrating(suite) as demonstrate,
         ):
             prompter = Prompter(demonstrate, protocol.modalities)

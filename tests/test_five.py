@@ -1,4 +1,4 @@
-"""One policy told in five ways, and the specialists beside it: recipes, and motions that are said."""
+"""One policy told in five ways, and specialists beside it: recipes, and motions that are said."""
 
 from __future__ import annotations
 
@@ -122,8 +122,9 @@ def protocol(**fields: Any) -> dict[str, Any]:
 def test_motions_need_somebody_to_say_them() -> None:
     with pytest.raises(ConfigError, match=r"nobody is there to say them: name a person"):
         asked({"protocol": protocol(), "person": None}, PointSuite())
+    beside = {"protocol": protocol(modalities=["language"]), "probes": {"a": protocol()}}
     with pytest.raises(ConfigError, match="person"):
-        asked({"protocol": protocol(modalities=["language"]), "probes": {"a": protocol()}}, Motions())
+        asked(beside, Motions())
 
 
 def test_whoever_says_motions_knows_the_suite_of_their_protocol(

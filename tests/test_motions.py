@@ -111,6 +111,24 @@ def test_an_expert_takes_ways_that_its_seed_draws_and_touches_no_block_on_them()
     assert ends[0].shape != ends[2].shape or not np.allclose(ends[0], ends[2])
 
 
+def test_experts_go_straight_where_detours_are_not_wanted() -> None:
+    suite = Motions(split="crossed", detours=False)
+    assert suite.name != Motions(split="crossed").name  # demonstrations of both never mix
+    scene, paths = MotionScene(Motion("push", "right")), []
+    for seed in (0, 1):
+        state, expert, path = scene.reset(3), suite.expert("push-right", seed=seed), []
+        for _ in range(15):
+            path.append(state[:3])
+            state = scene.step(expert(state)).state
+        paths.append(np.stack(path))
+    assert np.array_equal(*paths)
+    start = scene.motion.waypoints(scene.reset(3)[6:])[0]
+    gaps = np.linalg.norm(paths[0][:, :2] - start[:2], axis=1)
+    there = int(np.argmax(gaps < 0.015))
+    assert there > 3
+    assert (np.diff(gaps[: there + 1]) < 1e-3).all()
+
+
 def test_a_motion_is_not_done_by_its_twin_at_another_height() -> None:
     for high, low in TWINS:
         assert not run(high, asked=low)[0]

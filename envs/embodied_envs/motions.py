@@ -143,7 +143,7 @@ class Motions(SimulatedSuite):
 
     @property
     def name(self) -> str:
-        return f"motions/{self.split}"
+        return f"motions/{self.split}" + ("" if self.detours else "/straight")
 
     @property
     def hand(self) -> Hand:
