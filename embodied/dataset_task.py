@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from embodied.build import ConfigError, instantiate
 from embodied.data.actions import ActionSpace
 from embodied.data.adapted import PREVIOUS_ACTION, Adapted
@@ -123,12 +121,7 @@ class DatasetTask:
 
     def _mix(self, recordings: Mapping[str, Recording]) -> Windows:
         rewordings = self._words.rewordings(reword=self.config["train"]["reword"])
-        windows = {
-            name: Windows(
-                x.columns, torch.tensor(x.lengths), x.instructions, rewordings, notes=x.notes
-            )
-            for name, x in recordings.items()
-        }
+        windows = {name: Windows.of(x, rewordings) for name, x in recordings.items()}
         if list(windows) == [""]:
             return windows[""]
         weights = {name: float(self.sets[name].get("weight", 1.0)) for name in windows}

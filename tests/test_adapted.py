@@ -86,7 +86,7 @@ def test_features_make_the_state() -> None:
     np.testing.assert_array_equal(adapted[0].state[:, 1:3], first.state[:, :2])
     np.testing.assert_array_equal(adapted[0].state[:, 3:], first.extras["force"])
     assert "state" not in adapted[0].final  # of the old form
-    with pytest.raises(KeyError, match=r"no feature 'speed' .* 'joints', 'object', 'force'"):
+    with pytest.raises(ValueError, match=r"no feature 'speed' .* 'joints', 'object', 'force'"):
         Adapted(episodes, state=["speed"])[0]
 
 

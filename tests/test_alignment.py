@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from embodied.algorithms.bc import BC
+from embodied.distributed import World
 from embodied.encoders.fuse import TokenEncoder
 from embodied.encoders.goal import GoalStateEncoder
 from embodied.encoders.language import LanguageEncoder
@@ -198,6 +200,30 @@ def test_unlabelled_rows_do_not_change_the_alignment() -> None:
     loss, _ = built.alignment(marked, noise=noise())
     alone, _ = built.alignment(full.rows(0, 4), noise=noise())
     assert float(loss.detach()) == pytest.approx(float(alone.detach()), rel=1e-4)
+
+
+@pytest.mark.parametrize("saved_at", [2, 6])
+def test_a_run_goes_on_bit_by_bit_in_either_stage(saved_at: int) -> None:
+    """Before the actions' turn their parameters have no moments yet; after it the others rest."""
+
+    def algorithm() -> BC:
+        built = policy(align_steps=4)
+        return BC(built, world=World(0, 1, CPU), steps=8, warmup_steps=1, precision="fp32")
+
+    first, second = algorithm(), algorithm()
+    for step in range(saved_at):
+        first.update(batch(), step)
+    groups, document = first.state_dict()
+    state = {
+        name: {key: x.clone() for key, x in group.items()}
+        for name, group in {**groups, "policy": first.inference_state()}.items()
+    }
+    second.load_state_dict(state, document)
+    for step in range(saved_at, 8):
+        losses = [each.update(batch(), step)["loss"] for each in (first, second)]
+        assert float(losses[0]) == float(losses[1])
+    ours, theirs = first.policy.state_dict(), second.policy.state_dict()
+    assert all(torch.equal(x, theirs[name]) for name, x in ours.items())
 
 
 def test_wrong_settings_are_named() -> None:

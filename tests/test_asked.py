@@ -126,6 +126,26 @@ def test_labelled_episodes_have_their_share_of_each_batch() -> None:
         Told(labelled_share=0.0)
 
 
+def test_pairs_of_one_scene_differ_in_what_was_asked_and_not_in_being_told() -> None:
+    episodes = Recorded([3] * 8)
+    for i, episode in enumerate(episodes.episodes):
+        facts = {"suite": "s", "benchmark_seed": 0, "goal": i // 4}
+        episodes.episodes[i] = replace(episode, info=facts)
+    told = Told(never=("text 0",), same_scene=0.5)
+    windows = Windows.load(episodes, label="action").asking(told)
+    frames = windows.draw(400, torch.Generator().manual_seed(0))
+    drawn = (frames // 3).reshape(-1, 2)
+    scenes, parities = drawn // 4, drawn % 2  # of even ones the words are kept back
+    paired = slice(0, 100)
+    assert torch.equal(scenes[paired, 0], scenes[paired, 1])
+    assert torch.equal(parities[paired, 0], parities[paired, 1])
+    assert not torch.equal(scenes[100:, 0], scenes[100:, 1])
+    others = (drawn[paired, 0] != drawn[paired, 1]).double().mean()
+    assert abs(float(others) - 0.5) < 0.15  # each has one other episode like it
+    with pytest.raises(ValueError, match=r"told\.same_scene"):
+        Told(same_scene=2.0)
+
+
 def test_labelled_frames_aim_at_the_end_of_their_episode() -> None:
     windows = asked(Told(labels=1, never=("text 0",)))
     goals = Goals(p_curgoal=1, p_trajgoal=0, labelled_final=True)

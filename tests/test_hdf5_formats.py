@@ -227,7 +227,7 @@ def test_robomimic_takes_masks_keys_and_words(tmp_path: Path) -> None:
     valid = Robomimic().open(path, mask="valid", rate_hz=5.0)
     assert ([len(e) for e in valid], valid.spec.rate_hz) == ([3], 5.0)
     for options in ({"mask": "test"}, {"state_keys": ["depth"]}, {"cameras": ["nowhere"]}):
-        with pytest.raises(KeyError):
+        with pytest.raises(ValueError, match=r"has no (mask|observations|cameras)"):
             Robomimic().open(path, **options)
 
 

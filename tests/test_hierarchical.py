@@ -198,7 +198,7 @@ def test_any_words_can_be_said_where_phrases_are_text(make: MakeHierarchy) -> No
     batch = make_batch()
     said = replace(batch.condition, motion=("do something entirely new",) * 6)
     act(make(), batch, said)
-    with pytest.raises(KeyError, match=r"not among the 4 candidate phrases .*extend"):
+    with pytest.raises(ValueError, match=r"not among the 4 candidate phrases .*extend"):
         act(make("one-hot"), batch, said)
 
 
@@ -319,7 +319,7 @@ def test_every_parameter_takes_part_without_any_phrase(make: MakeHierarchy) -> N
 
 def test_a_phrase_that_is_no_candidate_is_refused_in_training(make: MakeHierarchy) -> None:
     batch = replace(make_batch(), phrase=("move arm down",) * 6)
-    with pytest.raises(KeyError, match=r"'move arm down' is not among the 4 .*extend"):
+    with pytest.raises(ValueError, match=r"'move arm down' is not among the 4 .*extend"):
         make().loss(batch, noise=noise())
 
 

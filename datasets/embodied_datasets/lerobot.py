@@ -155,7 +155,7 @@ class LeRobotDataset:
         known = list(self.catalog.layout.cameras)
         unknown = sorted(set(cameras or ()) - set(known))
         if unknown:
-            raise KeyError(f"{self.root} has no cameras {unknown}; it has {known}")
+            raise ValueError(f"{self.root} has no cameras {unknown}; it has {known}")
         return known if cameras is None else list(cameras)
 
     def _make_spec(self) -> Spec:
@@ -185,7 +185,7 @@ class LeRobotDataset:
         names = [info.get("task", self._instruction(i)) for i, info in enumerate(infos)]
         unknown = sorted(set(tasks or ()) - set(names))
         if unknown:
-            raise KeyError(f"{self.root} has no tasks {unknown}; it has {sorted(set(names))}")
+            raise ValueError(f"{self.root} has no tasks {unknown}; it has {sorted(set(names))}")
         judged = [info.get("expert", name) == name for info, name in zip(infos, names, strict=True)]
         return [
             i

@@ -48,7 +48,7 @@ class MinariDataset:
         max_bytes: refuses to read more than this at once.
         report: what is done with faults that leave the files readable.
 
-    Raises DataError where the files are not what they say, KeyError for unknown cameras.
+    Raises DataError where the files are not what they say, ValueError for unknown cameras.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class MinariDataset:
     def _choose_cameras(self, cameras: Sequence[str] | None) -> dict[str, Leaf]:
         unknown = sorted(set(cameras or ()) - set(self._all_cameras))
         if unknown:
-            raise KeyError(f"{self.path} has no cameras {unknown}; it has {[*self._all_cameras]}")
+            raise ValueError(f"{self.path} has no cameras {unknown}; it has {[*self._all_cameras]}")
         names = list(self._all_cameras) if cameras is None else cameras
         return {name: self._all_cameras[name] for name in names}
 

@@ -51,7 +51,7 @@ class RobomimicDataset:
         max_bytes: refuses to read more than this at once.
         report: what is done with faults that leave the file readable.
 
-    Raises DataError where the file is not what it says, KeyError for unknown names.
+    Raises DataError where the file is not what it says, ValueError for unknown names.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ def demo_names(hdf5: Hdf5, file: Any, mask: str | None) -> list[str]:
     if mask is not None:
         masks = subgroup(file, "mask")
         if mask not in masks:
-            raise KeyError(f"{hdf5.path} has no mask {mask!r}; it has {[*masks]}")
+            raise ValueError(f"{hdf5.path} has no mask {mask!r}; it has {[*masks]}")
         listed = hdf5.read_strings(masks[mask])
         unknown = sorted(set(listed) - set(names))
         if unknown:
@@ -46,7 +46,7 @@ def choose_parts(
         keys = order if set(order) <= sizes.keys() else None
     unknown = sorted(set(keys or ()) - set(sizes))
     if unknown:
-        raise KeyError(f"{path} has no observations {unknown} (L, n); it has {[*sizes]}")
+        raise ValueError(f"{path} has no observations {unknown} (L, n); it has {[*sizes]}")
     return {name: sizes[name] for name in (sorted(sizes) if keys is None else keys)}
 
 
@@ -62,7 +62,7 @@ def choose_cameras(
     }
     unknown = sorted(set(cameras or ()) - set(found))
     if unknown:
-        raise KeyError(f"{path} has no cameras {unknown}; it has {[*found]}")
+        raise ValueError(f"{path} has no cameras {unknown}; it has {[*found]}")
     return {name: found[name] for name in (found if cameras is None else cameras)}
 
 

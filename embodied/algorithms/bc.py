@@ -205,8 +205,21 @@ class BC(Algorithm):
         for key, x in tensors["optimizer"].items():
             name, _, moment = key.rpartition(".")
             moments.setdefault(name, {})[moment] = x
+        moments = {**self._untouched(moments), **moments}
         state: Any = {"state": moments, "param_groups": document["param_groups"]}
         set_optimizer_state_dict(self.policy, self.optimizer, state, options=_FULL)
+
+    def _untouched(self, moments: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        """The moments of parameters that no step has touched yet, which are zeros."""
+        kinds = next(iter(moments.values()), {})
+        return {
+            name: {
+                kind: torch.zeros(() if kind == "step" else p.shape, dtype=x.dtype)
+                for kind, x in kinds.items()
+            }
+            for name, p in self.policy.named_parameters()
+            if p.requires_grad and name not in moments
+        }
 
 
 def _full(x: Tensor) -> Tensor:

@@ -187,7 +187,7 @@ class Adapted:
             return episode.state
         if name not in episode.extras:
             known = ["state", *parts, *episode.extras, PREVIOUS_ACTION]
-            raise KeyError(f"there is no feature {name!r} to make a state of; there are {known}")
+            raise ValueError(f"there is no feature {name!r} to make a state of; there are {known}")
         return np.asarray(episode.extras[name]).reshape(len(episode), -1)
 
     def _convert(self, action: NDArray[np.float32], episode: Episode) -> NDArray[np.float32]:

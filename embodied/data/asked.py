@@ -48,6 +48,9 @@ class Told:
             by the first of them.
         labelled_share: how much of each batch is drawn from the episodes that keep theirs, in
             (0, 1]; 1 leaves the others out. None draws all episodes alike.
+        same_scene: how much of each batch is drawn in pairs of episodes that began alike, of which
+            either both or none keep their words: negatives that a look at the scene does not tell
+            apart (GRIF, Sec. 4.3).
         start: whether the first observation of the episode is given as `Condition.start`.
         phrases: style of the annotations that become `Condition.motion`: "motion" or "subtask".
         ahead: how many steps later the phrase is that is to be predicted (`Batch.phrase`); RT-H
@@ -59,6 +62,7 @@ class Told:
     labels: int | None = None
     never: tuple[str, ...] = ()
     labelled_share: float | None = None
+    same_scene: float = 0.0
     start: bool = False
     phrases: str | None = None
     ahead: int = 0
@@ -72,6 +76,8 @@ class Told:
             raise ValueError(
                 f"told.labelled_share must lie in (0, 1], or be null, got {self.labelled_share}"
             )
+        if not 0 <= self.same_scene <= 1:
+            raise ValueError(f"told.same_scene must lie in [0, 1], got {self.same_scene}")
         if self.phrases not in (None, "motion", "subtask"):
             raise ValueError(
                 f"told.phrases must be 'motion', 'subtask' or null, got {self.phrases!r}"
@@ -94,8 +100,11 @@ class Asked:
         instructions: Sequence[str],
         lengths: Tensor,
         notes: Sequence[Notes],
+        scenes: Sequence[str],
     ) -> None:
         self.told = told
+        ranks = {scene: i for i, scene in enumerate(dict.fromkeys(scenes))}
+        self._scene = torch.tensor([ranks[each] for each in scenes])
         self.labelled = _choose(told, instructions)
         self.phrases: tuple[str, ...] = ()
         self._phrase = torch.zeros(0, dtype=torch.int64)
@@ -127,10 +136,28 @@ class Asked:
         factors = torch.where(self.labelled, share / labelled, (1 - share) / (total - labelled))
         return found * factors.nan_to_num(posinf=0.0)
 
+    def paired(self, episode: Tensor, numbers: Tensor, generator: torch.Generator) -> Tensor:
+        """The drawn episodes (B,), of which every other one of the first rows is drawn anew among
+        those that began as the one before it did.
+
+        Args:
+            numbers: (E',) the number of each episode that can be drawn; `episode` points into it.
+        """
+        alike = 2 * self._scene[numbers] + self.labelled[numbers]
+        order = alike.argsort(stable=True)
+        first = torch.searchsorted(alike[order], alike)
+        count = torch.searchsorted(alike[order], alike, right=True) - first
+        pairs = int(self.told.same_scene * len(episode) / 2)
+        leading, following = episode[0 : 2 * pairs : 2], slice(1, 2 * pairs, 2)
+        place = torch.rand(pairs, generator=generator, dtype=torch.float64)
+        found = episode.clone()
+        found[following] = order[first[leading] + (place * count[leading]).long()]
+        return found
+
     def read(self, episodes: Tensor, frames: Tensor) -> Self:
         """The same of these episodes, whose frames are these, in a new order."""
         found = copy.copy(self)
-        found.labelled = self.labelled[episodes]
+        found.labelled, found._scene = self.labelled[episodes], self._scene[episodes]
         found._phrase = self._phrase[frames] if len(self._phrase) else self._phrase
         found._has_sketch = (
             self._has_sketch[episodes] if len(self._has_sketch) else self._has_sketch

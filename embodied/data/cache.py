@@ -45,6 +45,7 @@ class Recording:
         wordings: of each episode, its instruction and the others recorded for it ("task_aug").
         numbers: of each episode, its index where it was read from.
         notes: of each episode, its annotations of the styles that windows can be asked by.
+        scenes: of each episode, what it shares with those that began in the same arrangement.
     """
 
     columns: Mapping[str, Tensor]
@@ -53,6 +54,7 @@ class Recording:
     wordings: tuple[tuple[str, ...], ...]
     numbers: tuple[int, ...]
     notes: tuple[tuple[Annotation, ...], ...] = ()
+    scenes: tuple[str, ...] = ()
 
 
 def cache_folder() -> Path | None:
@@ -78,7 +80,7 @@ def record(episodes: Episodes, *, label: str, cache: Path | None = None) -> Reco
         memory = _Memory()
         facts = _pour(episodes, label, memory)
         return _recording(facts, memory.columns())
-    key = hashlib.sha256(f"2/{episodes.fingerprint}/{label}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(f"3/{episodes.fingerprint}/{label}".encode()).hexdigest()[:24]
     folder = cache / key
     found = _open(folder)
     if found is None:
@@ -101,11 +103,12 @@ class _Facts:
     wordings: list[list[str]]
     numbers: list[int]
     notes: list[list[dict[str, Any]]]
+    scenes: list[str]
 
 
 def _pour(episodes: Episodes, label: str, sink: _Sink) -> _Facts:
     """Adds every episode's rows to the sink, and returns what is known of each."""
-    facts = _Facts([], [], [], [], [])
+    facts = _Facts([], [], [], [], [], [])
     shapes: dict[str, str] = {}
     for number, episode in enumerate(episodes):
         if not len(episode):
@@ -131,6 +134,7 @@ def _pour(episodes: Episodes, label: str, sink: _Sink) -> _Facts:
         facts.instructions.append(episode.instruction)
         facts.wordings.append(_wordings(episode))
         facts.numbers.append(number)
+        facts.scenes.append(_scene(episode, number))
         facts.notes.append([vars(x) for x in episode.annotations if x.style in STYLES])
     if not facts.lengths:
         raise ValueError(
@@ -154,6 +158,12 @@ def _wordings(episode: Episode) -> list[str]:
     return list(dict.fromkeys([episode.instruction, *others]))
 
 
+def _scene(episode: Episode, number: int) -> str:
+    """The goal of a suite whose arrangements do not depend on the task; else each has its own."""
+    facts = [episode.info.get(name) for name in ("suite", "benchmark_seed", "goal")]
+    return f"alone {number}" if None in facts else "/".join(map(str, facts))
+
+
 def _recording(facts: _Facts, columns: Mapping[str, Tensor]) -> Recording:
     return Recording(
         columns,
@@ -162,6 +172,7 @@ def _recording(facts: _Facts, columns: Mapping[str, Tensor]) -> Recording:
         tuple(tuple(each) for each in facts.wordings),
         tuple(facts.numbers),
         tuple(tuple(Annotation(**x) for x in each) for each in facts.notes),
+        tuple(facts.scenes),
     )
 
 

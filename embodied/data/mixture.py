@@ -36,6 +36,7 @@ def mix(sets: Mapping[str, tuple[Windows, float]]) -> Windows:
         sources=tuple(parts),
         episode_source=torch.arange(len(parts)).repeat_interleave(counts),
         notes=[notes for each in parts.values() for notes in each.notes],
+        scenes=[f"{name}/{scene}" for name, each in parts.items() for scene in each.scenes],
     )
 
 

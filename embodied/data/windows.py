@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from embodied.data.asked import Asked, Notes, Told
-from embodied.data.cache import record
+from embodied.data.cache import Recording, record
 from embodied.data.pieces import Column, take
 from embodied.data.runs import Spans
 from embodied.data.words import Words
@@ -35,7 +35,7 @@ class Windows:
         texts: the distinct instructions and their rewordings; text_index (N,) points into them.
         sources: names of the data sets that were mixed, whose episodes follow one another;
             episode_source (E,) and source_index (N,) point into them.
-        notes: of each episode, its annotations; see `asking`.
+        notes, scenes: of each episode, its annotations and its arrangement; see `asking`.
     """
 
     def __init__(
@@ -49,12 +49,14 @@ class Windows:
         sources: tuple[str, ...] = ("",),
         episode_source: Tensor | None = None,
         notes: Sequence[Notes] = (),
+        scenes: Sequence[str] = (),
     ) -> None:
         if len(lengths) != len(instructions):
             raise ValueError(f"{len(lengths)} episodes but {len(instructions)} instructions")
         self.columns = dict(columns)
         self.weights, self.sources = weights, sources
         self.notes = tuple(notes) or ((),) * len(lengths)
+        self.scenes = tuple(scenes) or tuple(map(str, range(len(lengths))))
         self.asked: Asked | None = None
         self.words = Words(instructions, rewordings)
         self.texts = self.words.texts
@@ -113,9 +115,19 @@ class Windows:
             rewordings: instruction -> the wordings that `gather` may give instead of it.
             cache: see `embodied.data.cache.record`.
         """
-        found = record(episodes, label=label, cache=cache)
-        lengths = torch.tensor(found.lengths)
-        return cls(found.columns, lengths, found.instructions, rewordings, notes=found.notes)
+        return cls.of(record(episodes, label=label, cache=cache), rewordings)
+
+    @classmethod
+    def of(cls, found: Recording, rewordings: Mapping[str, Sequence[str]] | None = None) -> Windows:
+        """Over what was recorded."""
+        return cls(
+            found.columns,
+            torch.tensor(found.lengths),
+            found.instructions,
+            rewordings,
+            notes=found.notes,
+            scenes=found.scenes,
+        )
 
     def asking(self, told: Told | None) -> Self:
         """The same windows, of all episodes, asked as `told` says; None leaves them as they are."""
@@ -124,7 +136,7 @@ class Windows:
         found = copy.copy(self)
         meanings = self.words.meaning(self.episode_text).tolist()
         instructions = [self.texts[i] for i in meanings]
-        found.asked = Asked(told, instructions, self.lengths, self.notes)
+        found.asked = Asked(told, instructions, self.lengths, self.notes, self.scenes)
         found.weights = found.asked.weights(self.weights)
         return found
 
@@ -206,6 +218,9 @@ class Windows:
             episode = torch.randint(len(self.lengths), (size,), generator=generator)
         else:
             episode = self._draw_weighted(self.weights, size, generator)
+        if self.asked is not None and self.asked.told.same_scene:
+            numbers = self._facts[self.starts, _NUMBER]
+            episode = self.asked.paired(episode, numbers, generator)
         place = torch.rand(size, generator=generator, dtype=torch.float64)
         # `index_select` throughout: x[index] takes several times as long for a few hundred numbers.
         lengths = self.lengths.index_select(0, episode)

@@ -20,8 +20,7 @@ class TaskEncoder(Encoder):
 
     Args:
         parts: modality, as in `Condition.present` -> factory called with (spec=, obs_horizon=,
-            dim=) of its `ModalityEncoder`; None leaves a part out, so that a recipe can do without
-            one of those that it builds on.
+            dim=) of its `ModalityEncoder`; None leaves it out.
         pool: True gives one token: a mean of the row's points, weighted by attention, so that one
             modality alone gives its very point, and a policy cannot tell by which it was asked
             (GRIF). False gives a token for each modality, for the policy's attention to choose
@@ -47,15 +46,15 @@ class TaskEncoder(Encoder):
         super().__init__()
         if not 0 <= hide <= 1:
             raise ValueError(f"hide must lie in [0, 1], got {hide}")
-        used = {name: make for name, make in parts.items() if make is not None}
-        if not used:
+        if not any(parts.values()):
             raise ValueError("TaskEncoder needs at least one part, such as language")
         self.pool, self.unit, self.hide = pool, unit, hide
         width = task_dim or dim
         self.parts = nn.ModuleDict(
             {
                 name: make(spec=spec, obs_horizon=obs_horizon, dim=width)
-                for name, make in used.items()
+                for name, make in parts.items()
+                if make is not None
             }
         )
         self._check_parts()

@@ -46,11 +46,11 @@ class Vocabulary(nn.Module):
         self.text[: len(content)] = torch.tensor(list(content), dtype=torch.uint8)
 
     def index(self, phrases: Sequence[str]) -> list[int]:
-        """Where phrases stand in the list. Raises KeyError naming the nearest known one."""
+        """Where phrases stand in the list. Raises ValueError naming the nearest known one."""
         for each in phrases:
             if each not in self._rank:
                 near = difflib.get_close_matches(each, self.phrases, 1, 0.0)
-                raise KeyError(
+                raise ValueError(
                     f"{each!r} is not among the {len(self)} candidate phrases (the nearest: "
                     f"{near}); add it with extend([...])"
                 )
