@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embodied.conditions import Language, Part, Row, stack
+from embodied.conditions import Language, LanguageMotion, Part, Row, stack
 from embodied.noise import RowNoise
-from embodied.policies.base import Planner, Policy
+from embodied.policies.base import Policy
 from embodied.structs import Observation
 from embodied.suites import Assignment, Expert
 
@@ -103,7 +103,7 @@ class Controller:
                 f"action_horizon must lie in [1, {policy.pred_horizon}] (the policy's "
                 f"pred_horizon), got {action_horizon}"
             )
-        self.policy = policy.eval()
+        self.policy, self.planner = policy.eval(), policy.as_planner()
         self.action_horizon = action_horizon
         self.inference_batch = inference_batch
         self.num_slots = num_slots
@@ -125,8 +125,22 @@ class Controller:
 
     def correct(self, slot: int, parts: Row) -> None:
         """From the slot's next inference until `release`, each of the parts stands for the one of
-        its kind in what is asked, or joins it; they stand for those of an earlier correction."""
+        its kind in what is asked, or joins it; they stand for those of an earlier correction.
+
+        Raises ValueError for a phrase that a policy with phrases of its own cannot be told."""
+        for part in parts:
+            if isinstance(part, LanguageMotion):
+                self._check_phrase(part.text)
         self._corrections[slot] = tuple(parts)
+
+    def _check_phrase(self, phrase: str) -> None:
+        planner = self.planner
+        if planner is not None and not planner.understands(phrase):
+            known = planner.candidates
+            raise ValueError(
+                f"the policy cannot be told {phrase!r}: it knows {len(known)} phrases by number, "
+                f"such as {known[0]!r}, and no other words"
+            )
 
     def release(self, slot: int) -> None:
         """From the slot's next inference on, nothing is corrected."""
@@ -183,10 +197,11 @@ class Controller:
         condition = replace(stack([self.row(s) for s in rows]), start=start).to(self.device)
         observation = self._observation([self._history[s] for s in rows]).to(self.device)
         noise = RowNoise(generators)
-        if not isinstance(self.policy, Planner):
+        planner = self.planner
+        if planner is None:
             return self.policy.act(observation, condition, noise=noise)
-        previous = [self._phrases[s].previous(self.policy.hold_steps) for s in rows]
-        plan = self.policy.plan(observation, condition, previous, noise=noise)
+        previous = [self._phrases[s].previous(planner.hold_steps) for s in rows]
+        plan = planner.plan(observation, condition, previous, noise=noise)
         for slot, *words in zip(slots, previous, plan.phrases, plan.carried, strict=False):
             self._phrases[slot].update(words[0], words[1] or "", words[2])
         return plan.action

@@ -109,6 +109,18 @@ class Player(Protocol):
 
 
 @runtime_checkable
+class Staged(Protocol):
+    """An expert that can tell from an observation alone which of its task's parts is due, whoever
+    has been acting."""
+
+    def subtask(self, observation: NDArray[np.floating[Any]], /) -> str:
+        """That part in words."""
+        ...
+
+    def __call__(self, observation: NDArray[np.floating[Any]], /) -> NDArray[np.float32]: ...
+
+
+@runtime_checkable
 class Playful(Protocol):
     """A suite with a place to play, where nothing in particular is asked (Lynch et al. 2020)."""
 

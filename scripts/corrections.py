@@ -4,14 +4,16 @@
         [--only STAGE ...] [--dry-run] [OVERRIDE ...]
 
 Each stage is a command that is printed and can be run alone; finished ones are skipped, so that an
-interrupted chain goes on. Overrides go to every training, such as `train.steps=500 device=cpu`.
+interrupted chain goes on. Overrides go to every training, such as `train.steps=500`; what concerns
+acting and the person (`protocol.`, `env.`, `device=`, `person.`) goes to `live` and `corrections`.
 
     base         the two-level policy
     flat         the same without phrases
     live         the base policy's evaluation again, with people who correct it while it acts
     corrections  episodes from other starts, corrected by the same people, as a data set
     corrected    base, its phrase level trained on what they said
-    iwr          flat, trained on the actions of these episodes
+    iwr          (rth) flat, trained on the actions of these episodes
+    skills       (yay) corrected, its action level trained on them as well, without the mistakes
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+SHARED = ("protocol.", "env.", "device=")  # overrides that trainings know as well
+PEOPLE = "person."
 REPOSITORY = Path(__file__).resolve().parents[1]
 FRESH = 7  # benchmark seed of the starts that people correct; no policy is judged on them
 
@@ -56,7 +60,12 @@ RECIPES = {
     "yay": Recipe(
         person=("person=subtasks", "person.corrector.said_as=motion"),
         level="subtask",
-        protocol=("protocol.name=ogbench", "protocol.max_steps=1500"),
+        protocol=(
+            "protocol.name=ogbench",
+            "protocol.goals_per_task=20",
+            "protocol.max_steps=1500",
+            "protocol.benchmark_seed=0",
+        ),
     ),
 }
 
@@ -80,10 +89,12 @@ def stages(
 ) -> list[Stage]:
     """The chain of a recipe, in an order in which it can be run."""
     recipe, corrections = RECIPES[name], root / "corrections"
+    acting = [each for each in overrides if each.startswith((*SHARED, PEOPLE))]
+    training = [each for each in overrides if not each.startswith(PEOPLE)]
 
     def train(stage: str, experiment: str, *more: str) -> Stage:
         fixed = (f"experiment={experiment}", f"run_dir={root / stage}", f"seed={seed}")
-        return Stage(stage, f"{stage}/results.json", ("train.py", *fixed, *more, *overrides))
+        return Stage(stage, f"{stage}/results.json", ("train.py", *fixed, *more, *training))
 
     def learn(stage: str, experiment: str, start: str) -> Stage:
         given = (f"init_from={root / start}", f"corrections={corrections}")
@@ -101,6 +112,7 @@ def stages(
                 f"output={root / 'live'}",
                 *recipe.protocol,
                 *recipe.person,
+                *acting,
             ),
         ),
         Stage(
@@ -112,19 +124,22 @@ def stages(
                 f"output={corrections}",
                 f"level={recipe.level}",
                 *recipe.protocol,
+                *recipe.person,
+                *acting,
                 f"protocol.goals_per_task={episodes}",
                 f"protocol.benchmark_seed={FRESH}",
-                *recipe.person,
             ),
         ),
         learn("corrected", f"{name}_corrected", "base"),
     ]
-    return [*found, learn("iwr", "rth_iwr", "flat")] if name == "rth" else found
+    last = ("iwr", "rth_iwr", "flat") if name == "rth" else ("skills", "yay_skills", "corrected")
+    return [*found, learn(*last)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit status of the first stage that fails, or 0."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_intermixed_args(arguments)  # overrides may come last
     root = options.root / options.recipe / f"seed{options.seed}"
     chain = stages(
         options.recipe,
@@ -133,6 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         episodes=options.episodes,
         overrides=options.overrides,
     )
+    if unknown := set(options.only or ()) - {stage.name for stage in chain}:
+        parser.error(f"no stage {sorted(unknown)}; there are {[each.name for each in chain]}")
     for stage in chain:
         if options.only and stage.name not in options.only:
             continue

@@ -44,8 +44,6 @@ SUITE = PointSuite()
 class Obedient(Policy):
     """Moves as its phrase says; stands still without one."""
 
-    candidates = tuple(SPEED)
-
     def __init__(self) -> None:
         super().__init__()
         self.spec = Spec(10, 2, (-1.0, -1.0), (1.0, 1.0), 10.0)
@@ -90,6 +88,7 @@ def correct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., li
             "checkpoint=unused",
             "+suite._target_=embodied_envs.point.PointSuite",
             "said_as=motion",
+            "phrases=[move right,move left,move up]",
             "speed=null",
             "turn=1",
             "frame.film=false",

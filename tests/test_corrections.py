@@ -61,6 +61,13 @@ class Talker(Obedient):
     """Says "a", then one letter more at each planning for four steps, unless it is given words."""
 
     hold_steps = 4
+    candidates = ("a", "aa")
+
+    def as_planner(self) -> Talker:
+        return self
+
+    def understands(self, phrase: str) -> bool:
+        return True
 
     def plan(
         self,

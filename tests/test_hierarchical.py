@@ -20,9 +20,9 @@ from embodied.heads.edm import EDMHead
 from embodied.heads.phrases import PhraseHead
 from embodied.networks.vocabulary import Vocabulary
 from embodied.noise import BatchNoise
-from embodied.policies.base import Planner
 from embodied.policies.codes import Centres, ClusterCodes, OneHotCodes, TextCodes
-from embodied.policies.hierarchical import HierarchicalPolicy, PhraseLevel
+from embodied.policies.hierarchical import HierarchicalPolicy
+from embodied.policies.phrase_level import PhraseLevel
 from embodied.structs import Batch, Condition, Observation, Spec
 from embodied.testing import check_algorithm, check_policy
 from embodied.testing.facts import noise_of, take
@@ -216,17 +216,34 @@ def test_a_flat_policy_takes_no_notice_of_phrases(make: MakeHierarchy) -> None:
 
 def test_a_plan_without_a_previous_phrase_is_what_act_does(make: MakeHierarchy) -> None:
     policy, batch = make().eval(), make_batch()
-    assert isinstance(policy, Planner)
+    assert policy.as_planner() is policy
     for condition in (batch.condition, replace(batch.condition, motion=None)):
         plan = policy.plan(batch.observation, condition, [None] * 6, noise=noise_of(range(6)))
         assert torch.equal(plan.action, act(policy, batch, condition))
 
 
-def test_a_flat_policy_plans_and_says_nothing(make: MakeHierarchy) -> None:
+def test_a_flat_policy_is_no_planner(make: MakeHierarchy) -> None:
     policy, batch = make(None).eval(), make_batch(rows=3)
-    plan = policy.plan(batch.observation, batch.condition, [None] * 3, noise=noise_of(range(3)))
-    assert (plan.phrases, plan.carried) == (("",) * 3, (None,) * 3)
-    assert torch.equal(plan.action, act(policy, batch))
+    assert policy.as_planner() is None
+    assert not policy.understands(PHRASES[0])
+    with pytest.raises(ValueError, match="a flat policy chooses no phrases"):
+        policy.plan(batch.observation, batch.condition, [None] * 3, noise=noise_of(range(3)))
+
+
+@pytest.mark.parametrize(
+    ("codes", "understood"),
+    [
+        ("text", ["move arm up", "move arm sideways", "cluster 0"]),
+        ("one-hot", ["move arm up"]),
+        ("cluster", ["cluster 0"]),
+    ],
+)
+def test_it_says_what_it_can_be_told(
+    make: MakeHierarchy, codes: str, understood: list[str]
+) -> None:
+    policy = make(codes)
+    tried = ["", "move arm up", "move arm sideways", "cluster 0"]
+    assert [each for each in tried if policy.understands(each)] == understood
 
 
 def test_a_phrase_is_kept_until_somebody_speaks(make: MakeHierarchy) -> None:

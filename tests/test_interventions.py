@@ -261,7 +261,11 @@ def test_a_margin_is_given_in_seconds() -> None:
 
 def test_skills_leave_out_mistakes_and_what_is_too_short() -> None:
     skills = Skills(Few(corrected(), episode(4)), min_steps=2)
-    assert [each.instruction for each in skills] == ["a", "c", "b", "tidy up"]
+    words = [("a", "assistant"), ("c", "user"), ("b", "assistant"), ("tidy up", "assistant")]
+    assert [
+        [(a.style, a.step, a.content, a.role) for a in each.annotations] for each in skills
+    ] == [[("subtask", 0, *each)] for each in words]
+    assert {each.instruction for each in skills} == {"tidy up"}
     assert [len(each) for each in skills] == [3, 2, 2, 4]
     np.testing.assert_array_equal(skills[1].state, corrected().state[6:8])
     assert [len(each) for each in Skills(Few(corrected()), min_steps=3)] == [3]

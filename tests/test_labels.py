@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from embodied.data.sketches import Trace
+from embodied.people.narration import Early
 from embodied.structs import Annotation, Episode, Spec
 from embodied_datasets import labellers
 from embodied_datasets.faults import DataError
@@ -136,8 +137,11 @@ def corrected(*marks: tuple[int, str, str]) -> Episode:
 def test_of_corrected_episodes_only_what_people_said_is_learned(
     margin: int, expected: list[str]
 ) -> None:
+    """As YAY's post-training reads them, with a margin in steps."""
     marks = [(0, "left", "assistant"), (3, "up", "user"), (5, "left", "assistant")]
-    said = labellers.Spoken("motion", margin)(corrected(*marks, (6, "down", "user")), SPEC)
+    episodes = Memory(corrected(*marks, (6, "down", "user")))
+    early = Early(episodes, margin_s=margin / SPEC.rate_hz, style="motion")
+    said = Relabelled(early, [labellers.Spoken("motion")])[0]
     words = [""] * 8
     for each in said.annotations:
         words[each.step :] = [each.content] * (8 - each.step)

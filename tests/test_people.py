@@ -27,10 +27,14 @@ from embodied.policies.base import Policy
 from embodied.protocols import Protocol
 from embodied.rollout import Controller
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec
-from embodied.suites import Assignment, Expert
+from embodied.suites import Assignment, Expert, Staged
 from embodied_envs.metaworld import MetaWorld
 from embodied_envs.point import STEP, PointSuite
-from embodied_envs.tabletop import Playground
+from embodied_envs.tabletop import Playground, Tabletop
+from embodied_envs.tabletop_experts import TabletopExpert
+from embodied_envs.tabletop_tasks import BLOCKS, ZONES
+from embodied_envs.tabletop_tasks import TASKS as TABLETOP_TASKS
+from embodied_envs.tabletop_text import tabletop_texts
 from embodied_envs.vector import make_vec
 from embodied_envs.watched import Watched
 from tests.conftest import compose_config
@@ -502,3 +506,64 @@ def test_people_of_the_config_can_be_met(name: str) -> None:
     found = instantiate(config["person"], suite=SUITE)
     assert isinstance(found, Simulated)
     found.begin(ASSIGNMENTS[0])(view(state=facing(1, 0)))
+
+
+TABLETOP = Tabletop(tasks=("sort-red-orange-blue-purple", "sort-green-purple-yellow-orange"))
+PARTS = tuple(name for name in TABLETOP_TASKS if name.endswith("-zone"))
+
+
+class Handyman(Obedient):
+    """Does whatever single task its phrase names, as an expert does; left alone it always does the
+    same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = Spec(36, 3, (-1.0,) * 3, (1.0,) * 3, 10.0)
+        self.experts = {
+            tabletop_texts(TABLETOP_TASKS[name]).canonical: TabletopExpert(TABLETOP_TASKS[name])
+            for name in PARTS
+        }
+
+    def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
+        alone = next(iter(self.experts))
+        phrases = condition.motion or (alone,) * len(observation.state)
+        states = observation.state[:, -1].numpy()
+        actions = [self.experts[m](x) for m, x in zip(phrases, states, strict=True)]
+        return torch.from_numpy(np.stack(actions))[:, None].expand(-1, 4, -1)
+
+
+@pytest.mark.parametrize("helped", [True, False])
+def test_who_only_does_single_parts_does_both_when_told_which_is_due(helped: bool) -> None:
+    person = compose_config("person=subtasks", "person.corrector.said_as=motion")["person"]
+    crowd = instantiate(person, suite=TABLETOP, max_corrections=None if helped else 0)
+    assignments = Protocol("p", goals_per_task=2).assignments(TABLETOP)
+    envs = make_vec(TABLETOP, 2)
+    controller = Controller(Handyman(), 2, action_horizon=1, inference_batch=2)
+    actor = Kept(controller, crowd)
+    outcomes = evaluate(actor, envs, assignments, max_steps=200)
+    assert [each.success for each in outcomes] == [helped] * 4
+    for assignment in assignments:
+        told = [each.words for each in actor.kept[assignment].interventions]
+        asked = TABLETOP_TASKS[assignment.task]
+        parts = {
+            f"push the {b} block to the {z} zone"
+            for b, z in zip(asked.blocks, asked.targets, strict=True)
+        }
+        assert set(told) == (parts if helped else set())
+
+
+def test_the_part_that_is_due_follows_from_the_state_alone() -> None:
+    """Whoever acts: once a block lies where it should the other one is due, and the first one again
+    when it has been moved away."""
+    (task, _), env = TABLETOP.tasks, TABLETOP.make_env()
+    expert = TABLETOP.expert(task, seed=0)
+    assert isinstance(expert, Staged)
+    first, second = (f"push the {b} block to the {z} zone" for b, z in expert.order)
+    state = env.reset(seed=0, options={"task": task, "goal": 0, "benchmark_seed": 0})[0]["state"]
+    assert expert.subtask(state) == first
+    done = state.copy()
+    block, zone = expert.order[0]
+    place, target = 6 + 6 * BLOCKS.index(block), 30 + 2 * ZONES.index(zone)
+    done[place : place + 2] = done[target : target + 2]
+    assert expert.subtask(done) == second
+    assert expert.subtask(state) == first

@@ -97,16 +97,14 @@ class Spoken:
     """Of the phrases in corrected episodes those alone that a person said, to learn from.
 
     Elsewhere the phrase is empty, which asks for nothing: what the policy chose itself there was
-    good enough to be let pass, and no more.
+    good enough to be let pass, and no more. `embodied.people.narration.Early` has them hold from
+    some time before they were said.
 
     Args:
         style: "motion" or "subtask".
-        margin: so many steps before it was said a correction holds already (YAY Robot, Shi et al.
-            2024, arXiv:2403.12910, has 2 s), unless another did.
     """
 
     style: str
-    margin: int = 0
 
     def __call__(self, episode: Episode, spec: Spec) -> Labels:
         marks = [each for each in episode.annotations if each.style == self.style]
@@ -114,12 +112,6 @@ class Spoken:
         for mark in sorted(marks, key=lambda each: each.step):
             said = mark.content if mark.role == "user" else ""
             words[mark.step :] = [said] * (len(episode) - mark.step)
-        starts = [t for t in range(1, len(words)) if words[t] and not words[t - 1]]
-        for start in starts:
-            for step in range(start - 1, max(0, start - self.margin) - 1, -1):
-                if words[step]:
-                    break
-                words[step] = words[start]
         changes = [t for t in range(len(words)) if t == 0 or words[t] != words[t - 1]]
         return Labels(
             annotations=tuple(Annotation(self.style, words[t], t, role="user") for t in changes)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.structs import Episode
-from embodied.suites import Assignment, Expert, Player, Suite
+from embodied.suites import Assignment, Expert, Player, Staged, Suite
 
 _Item = TypeVar("_Item")
 
@@ -66,7 +66,8 @@ def run_episode(
     assignment, expert_task, noise = _assign(settings, job, attempt)
     limit = settings.cross_instruction_steps if job.cross else settings.max_steps
     expert = suite.expert(expert_task, seed=assignment.seed)
-    act = _noisy_expert(env, expert, noise, settings.noise_hold, assignment.seed)
+    pursued = Pursued(expert)
+    act = _noisy_expert(env, pursued, noise, settings.noise_hold, assignment.seed)
     options = {
         "task": assignment.task,
         "goal": assignment.goal,
@@ -113,7 +114,7 @@ def run_episode(
             "seed": assignment.seed,
             "noise": noise,
             "retries": attempt,
-            **_subtasks(expert),
+            **pursued.facts,
             **camera_facts(env),
         },
     )
@@ -125,11 +126,30 @@ def camera_facts(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
     return {"cameras": matrices} if matrices else {}
 
 
-def _subtasks(expert: Expert) -> dict[str, Any]:
-    """What a player pursued: [[first frame, words], ...], each until the next one begins."""
-    if not isinstance(expert, Player):
-        return {}
-    return {"subtasks": [[int(start), words] for start, words in expert.pursuits]}
+class Pursued:
+    """An expert that is listened to: which sub-task it does, where it says so.
+
+    Attributes:
+        facts: of a `Player` or one that is `Staged`, `{"subtasks": [[first frame, words], ...]}`,
+            each until the next one begins.
+    """
+
+    def __init__(self, expert: Expert) -> None:
+        self._expert, self._steps = expert, 0
+        self._heard: list[tuple[int, str]] = []
+
+    def __call__(self, observation: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        if isinstance(self._expert, Staged):
+            words = self._expert.subtask(observation)
+            if not self._heard or self._heard[-1][1] != words:
+                self._heard.append((self._steps, words))
+        self._steps += 1
+        return self._expert(observation)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        pursuits = self._expert.pursuits if isinstance(self._expert, Player) else self._heard
+        return {"subtasks": [[int(start), words] for start, words in pursuits]} if pursuits else {}
 
 
 def _noisy_expert(

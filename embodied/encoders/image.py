@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,22 +11,25 @@ from torch import Tensor, nn
 
 from embodied.encoders.base import Encoder
 from embodied.encoders.fuse import MakeEncoder
-from embodied.networks.vision import ResNet, SpatialSoftmax, shift
+from embodied.networks.vision import MakeBackbone, ResNet, SpatialSoftmax, shift
 from embodied.noise import Noise
 from embodied.structs import Condition, Observation, Spec
 
 EARLY = ("sketch", "goal_image")
+CHANNELS = (32, 64, 96, 128)
 
 
 class ImageEncoder(Encoder):
-    """A token for each step of each camera: a residual network and what it finds where.
+    """A token for each step of each camera: a backbone and what it finds where.
 
-    Each camera has a network of its own. A token is made of the expected positions of the last
+    Each camera has a backbone of its own. A token is made of the expected positions of the last
     channels' activations and of their means.
 
     Args:
         cameras: which to look through; None means all of the spec's.
-        channels: widths of the network's stages, see `ResNet`.
+        channels: widths of the stages of the `ResNet` that is the backbone unless another is given;
+            None means 32, 64, 96 and 128.
+        backbone: makes another one, such as `embodied.networks.vit.ViT`.
         shift: training moves each row's images by up to so many pixels (Kostrikov et al. 2020,
             arXiv:2004.13649, Sec. 3.1), all T steps alike; 0 leaves them in place.
         early: "sketch" or "goal_image" -> the camera beside whose images it enters the network as
@@ -33,7 +37,8 @@ class ImageEncoder(Encoder):
             Sec. 3.3; goals as in SOAR, Zhou et al. 2024, arXiv:2407.20635). It moves with the
             image; absent, it is zeros, which are a sketch's blank canvas.
         film: makes the encoder whose mean token modulates every stage, as words do in BC-Z and
-            RT-1 (Brohan et al. 2022, arXiv:2212.06817); None leaves the stages as they are.
+            RT-1 (Brohan et al. 2022, arXiv:2212.06817), or a pretrained backbone's features; None
+            leaves them as they are.
     """
 
     def __init__(
@@ -43,7 +48,8 @@ class ImageEncoder(Encoder):
         obs_horizon: int,
         dim: int,
         cameras: Sequence[str] | None = None,
-        channels: Sequence[int] = (32, 64, 96, 128),
+        channels: Sequence[int] | None = None,
+        backbone: MakeBackbone | None = None,
         shift: int = 4,
         early: Mapping[str, str | None] | None = None,
         film: MakeEncoder | None = None,
@@ -58,20 +64,26 @@ class ImageEncoder(Encoder):
             )
         if shift < 0:
             raise ValueError(f"shift must be 0 pixels or more, got {shift}")
+        if backbone is not None and channels is not None:
+            raise ValueError(
+                "channels are of the residual network that a given backbone replaces; give "
+                "channels=null, and to the backbone what it takes"
+            )
+        make = backbone or functools.partial(ResNet, channels or CHANNELS)
         self.shift = shift
         self.early = self._checked({x: y for x, y in (early or {}).items() if y is not None})
         self.num_tokens = obs_horizon * len(self.cameras)
         self.sizes = {name: spec.cameras[name] for name in self.cameras}
-        self.networks = nn.ModuleList(
-            ResNet(
-                channels,
+        networks = [
+            make(
                 extra_channels=3 * list(self.early.values()).count(camera),
                 film_dim=0 if film is None else dim,
             )
             for camera in self.cameras
-        )
+        ]
+        self.networks = nn.ModuleList(networks)
         self.keypoints = SpatialSoftmax()
-        self.projections = nn.ModuleList(nn.Linear(3 * channels[-1], dim) for _ in self.cameras)
+        self.projections = nn.ModuleList(nn.Linear(3 * x.channels, dim) for x in networks)
         self.film = None if film is None else film(spec=spec, obs_horizon=obs_horizon, dim=dim)
 
     def _checked(self, early: dict[str, str]) -> dict[str, str]:

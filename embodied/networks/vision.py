@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
@@ -10,6 +11,32 @@ from torch import Tensor, nn
 
 _GROUP = 8  # channels that are normalised together
 _STEM = 5  # pixels, sides of the first layer's filters
+
+
+class Backbone(nn.Module, ABC):
+    """What images go through first. Rows must not see each other, and only `Noise` is random.
+
+    Attributes:
+        channels: C, of the features.
+    """
+
+    channels: int
+
+    @abstractmethod
+    def forward(
+        self, x: Tensor, extra: Tensor | None = None, words: Tensor | None = None
+    ) -> Tensor:
+        """Images to features (B, C, h', w').
+
+        Args:
+            x: (B, 3, h, w) in [-1, 1].
+            extra: (B, extra_channels, h, w) with zeros for nothing; None is all zeros.
+            words: (B, film_dim); needed where the backbone has a `film_dim`.
+        """
+
+
+MakeBackbone = Callable[..., Backbone]
+"""Called with (extra_channels=, film_dim=), both 0 for nothing."""
 
 
 class ResidualBlock(nn.Module):
@@ -32,7 +59,7 @@ class ResidualBlock(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """A residual network normalised by groups, so that no row sees the batch (Wu & He 2018).
 
     Further channels, such as a sketch or a goal image, may enter beside the image in the first
@@ -124,6 +151,14 @@ class SpatialSoftmax(nn.Module):
         x = torch.linspace(-1, 1, width, device=features.device)
         y = torch.linspace(-1, 1, height, device=features.device)
         return torch.cat([attention.sum(2) @ x, attention.sum(3) @ y], dim=-1)
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, h, w) as (B, C, *size), without aliasing; as they are where they have that size."""
+    images = images.contiguous()  # the order in memory decides how sums are rounded
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 def shift(images: Tensor, right: Tensor, down: Tensor) -> Tensor:

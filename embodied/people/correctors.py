@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embodied.conditions import Language, LanguageMotion, Part
 from embodied.people.corrections import Action, Correction, View
-from embodied.suites import Assignment, Player, Suite
-
-
-@runtime_checkable
-class Staged(Protocol):
-    """An expert that can say which of a task's parts comes next."""
-
-    def subtask(self, observation: NDArray[np.floating[Any]], /) -> str:
-        """The part that is due, in words."""
-        ...
+from embodied.suites import Assignment, Player, Staged, Suite
 
 
 class ActionCorrector:

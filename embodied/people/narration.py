@@ -152,7 +152,8 @@ class Early(_View):
 
 
 class Skills(_View):
-    """What a low level may imitate: the segments of episodes, each an episode told in its words.
+    """What a low level may imitate: the segments of episodes, each an episode in which its words
+    hold throughout.
 
     The segment directly before a correction is left out, and so are those that are too short.
 
@@ -180,11 +181,11 @@ class Skills(_View):
 
     def __getitem__(self, index: int) -> Episode:
         number, segment = self._places[index]
-        return cut(self._episodes[number], segment)
+        return cut(self._episodes[number], segment, self._style)
 
 
-def cut(episode: Episode, segment: Segment) -> Episode:
-    """The steps of a segment, told in its words, without annotations and interventions."""
+def cut(episode: Episode, segment: Segment, style: str = "subtask") -> Episode:
+    """The steps of a segment, without interventions; its words are the only annotation."""
     ends = segment.stop == len(episode)
 
     def part(values: NDArray[Any]) -> NDArray[Any]:
@@ -194,7 +195,6 @@ def cut(episode: Episode, segment: Segment) -> Episode:
         episode,
         state=part(episode.state),
         action=part(episode.action),
-        instruction=segment.words,
         reward=None if episode.reward is None else part(episode.reward),
         images={name: part(frames) for name, frames in episode.images.items()},
         expert_action=None if episode.expert_action is None else part(episode.expert_action),
@@ -204,7 +204,7 @@ def cut(episode: Episode, segment: Segment) -> Episode:
         info={name: fact for name, fact in episode.info.items() if name != KEY},
         extras={name: part(values) for name, values in episode.extras.items()},
         final=episode.final if ends else {},
-        annotations=(),
+        annotations=(Annotation(style, segment.words, 0, role=segment.role),),
     )
 
 

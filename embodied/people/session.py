@@ -21,7 +21,7 @@ from embodied.people.corrections import People, View
 from embodied.people.live import play_and_keep, watched
 from embodied.people.simulated import Simulated
 from embodied.people.terminal import Lines, Phrasebook, Quit, Terminal
-from embodied.policies.base import Planner, Policy
+from embodied.policies.base import Policy
 from embodied.preflight import check_action_horizon, check_spaces
 from embodied.progress import Progress
 from embodied.protocols import Protocol
@@ -51,6 +51,7 @@ def correct(config: Any) -> Path:
     settings = dict(plain["eval"])
     settings["action_horizon"] = settings["action_horizon"] or stored["eval"]["action_horizon"]
     plain["eval"] = settings
+    plain["level"] = plain["level"] or _level(stored)
     check_action_horizon(plain, policy)
     root = Path(plain["output"] or found.path.parent.parent / "corrected")
     spec: Spec = instantiate({"_target_": "embodied_datasets.recording.spec_of"}, suite=suite)
@@ -66,10 +67,11 @@ def _open(root: Path, spec: Spec) -> Any:
     return instantiate(target, root=root, spec=spec)
 
 
-def _level(config: Config, policy: Policy) -> str:
-    """What the policy's phrases are, where it has any."""
-    level: str | None = config["level"]
-    return level or ("motion" if isinstance(policy, Planner) else "subtask")
+def _level(stored: Config) -> str:
+    """What the phrases are that the policy was trained with; people name sub-tasks to others."""
+    told = stored.get("source", {}).get("told") or {}
+    level: str = told.get("phrases") or "subtask"
+    return level
 
 
 # Simulated people
@@ -118,7 +120,7 @@ def _play(
     ):
         _check(policy, envs, suite)
         controller = Controller(policy, envs.num_envs, **config["eval"])
-        level = _level(config, policy)
+        level = config["level"]
         for ended in play_and_keep(controller, people, envs, trials, write, spec=spec, level=level):
             found += ended.values()
             bar.add("correct", ended.values())
@@ -201,7 +203,7 @@ def _meet(config: Config, policy: Policy, suite: Suite, spec: Spec, root: Path) 
                 writer,
                 key,
                 spec,
-                _level(config, policy),
+                config["level"],
             )
             if shown["film"]:
                 camera.film(root / f"{key}.mp4", suite.rate_hz)
@@ -240,16 +242,22 @@ def _run(
 def _terminal(
     config: Config, policy: Policy, suite: Suite, lines: Lines, camera: Camera
 ) -> Terminal:
-    said_as = config["said_as"] or ("motion" if isinstance(policy, Planner) else "language")
-    known = list(config["phrases"] or getattr(policy, "candidates", ()))
+    planner, any_words = policy.as_planner(), config["any_words"]
+    said_as = config["said_as"] or ("language" if planner is None else "motion")
+    known = list(config["phrases"] or (() if planner is None else planner.candidates))
     if said_as == "language" and not known:
         known = [suite.texts(task).canonical for task in suite.tasks]
+    if any_words and planner is not None and not planner.understands("any words"):
+        raise ConfigError(
+            "E_CONFIG_VALUE: any_words=true needs a policy that knows phrases by their words, and "
+            "this one knows them by number"
+        )
     speed = config["speed"]
     if speed is not None and speed <= 0:
         raise ConfigError(f"E_CONFIG_VALUE: speed must be above 0, or null, got {speed}")
     return Terminal(
         lines,
-        Phrasebook(known, is_open=said_as == "language" or config["any_words"]),
+        Phrasebook(known, is_open=said_as == "language" or any_words),
         period_s=None if speed is None else 1 / (speed * suite.rate_hz),
         turn=config["turn"],
         steps=config["steps"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,10 @@ class Policy(nn.Module, ABC):
     def extend(self, phrases: Sequence[str]) -> None:
         """Learns of the phrases in data that it has not been fitted to; no weight changes."""
 
+    def as_planner(self) -> Planner | None:
+        """Itself, where it acts by phrases of its own and keeps to them; None for any other."""
+        return None
+
     def begin_step(self, step: int) -> None:
         """Called before each training step, from 0, for those that train in stages; what it
         changes must follow from the step alone, so that a resumed run goes on alike."""
@@ -77,10 +81,9 @@ class Plan:
     carried: tuple[str | None, ...]
 
 
-@runtime_checkable
 class Planner(Protocol):
-    """A policy that keeps to a phrase from one planning to the next. Who runs it remembers the
-    phrase of each episode, for the policy holds no state.
+    """A policy that keeps to a phrase from one planning to the next; `Policy.as_planner` says which
+    are. Who runs it remembers the phrase of each episode, for the policy holds no state.
 
     Attributes:
         hold_steps: how many environment steps after a planning without a previous phrase the next
@@ -88,6 +91,15 @@ class Planner(Protocol):
     """
 
     hold_steps: int
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The phrases that it can choose among."""
+        ...
+
+    def understands(self, phrase: str) -> bool:
+        """Whether it can be given this phrase in place of its own."""
+        ...
 
     def plan(
         self,

@@ -51,6 +51,10 @@ class Codes(nn.Module, ABC):
         """Adds candidates; no statistic and no weight changes."""
         self.vocabulary.extend(phrases)
 
+    def understands(self, phrase: str) -> bool:
+        """Whether a person can say so: whether it has a vector."""
+        return phrase in self.vocabulary.phrases
+
     def label(self, batch: Batch, action: Tensor) -> Batch:
         """The batch with the phrases to learn from: as recorded, unless they are made of the
         normalised actions (B, H, A)."""
@@ -75,6 +79,9 @@ class TextCodes(Codes):
     def fit(self, phrases: Sequence[str], action: Tensor) -> None:
         self.vocabulary.extend(phrases)
         self.normalizer.fit(self.sentences(self.candidates, self.normalizer.mean.device))
+
+    def understands(self, phrase: str) -> bool:
+        return bool(phrase)
 
     def vectors(self, phrases: Sequence[str], device: torch.device) -> Tensor:
         found: Tensor = self.normalizer(self.sentences(phrases, device))

@@ -8,74 +8,15 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from embodied.encoders.base import Encoder
 from embodied.heads.base import ActionHead
-from embodied.heads.phrases import PhraseHead
 from embodied.noise import Noise
 from embodied.normalize import MinMax
-from embodied.policies.base import Plan, Policy, by_source
-from embodied.policies.codes import Codes
+from embodied.policies.base import Plan, Planner, Policy, by_source
+from embodied.policies.phrase_level import PhraseLevel
+from embodied.policies.told import is_told, latest, told, untold
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec
-
-
-class PhraseLevel(nn.Module):
-    """p(phrase | observation, condition) over the candidates.
-
-    Args:
-        codes: factory called with (action_dim=).
-        head: factory called with (dim=, vector_dim=).
-        encoder: factory called with (spec=, obs_horizon=, dim=); None reads the action level's
-            tokens (RT-H: one trunk for both), otherwise the levels share nothing (YAY Robot).
-        obs_horizon, spacing: of an encoder of its own: so many observations, so many steps apart,
-            the last one of the present (YAY: 4, 1 s apart).
-    """
-
-    def __init__(
-        self,
-        *,
-        spec: Spec,
-        dim: int,
-        codes: Callable[..., Codes],
-        head: Callable[..., PhraseHead] = PhraseHead,
-        encoder: Callable[..., Encoder] | None = None,
-        obs_horizon: int = 1,
-        spacing: int = 1,
-    ) -> None:
-        super().__init__()
-        if encoder is None and obs_horizon != 1:
-            raise ValueError("phrase_level.obs_horizon needs an encoder of its own; give one")
-        self.spacing, self.obs_horizon = spacing, obs_horizon
-        self.codes = codes(action_dim=spec.action_dim)
-        self.head = head(dim=dim, vector_dim=self.codes.dim)
-        self.encoder = (
-            None if encoder is None else encoder(spec=spec, obs_horizon=obs_horizon, dim=dim)
-        )
-
-    @property
-    def history(self) -> int:
-        """How many of the latest observations it needs."""
-        return 1 + (self.obs_horizon - 1) * self.spacing
-
-    def forward(
-        self,
-        observation: Observation,
-        condition: Condition,
-        shared: Tensor,
-        *,
-        noise: Noise | None = None,
-    ) -> Tensor:
-        """Logits (B, K); `shared` (B, L, D) are the action level's tokens."""
-        if self.encoder is not None:
-            recent = _latest(observation, self.obs_horizon, self.spacing)
-            shared = self.encoder(recent, condition, noise=noise)
-        logits: Tensor = self.head(shared, self.vectors(shared.device))
-        return logits
-
-    def vectors(self, device: torch.device) -> Tensor:
-        """Of the candidates, (K, E)."""
-        return self.codes.vectors(self.codes.candidates, device)
 
 
 class HierarchicalPolicy(Policy):
@@ -139,10 +80,19 @@ class HierarchicalPolicy(Policy):
 
     # Phrases
 
+    def as_planner(self) -> Planner | None:
+        """Itself; None for a flat policy."""
+        return None if self.phrase_level is None else self
+
     @property
     def candidates(self) -> tuple[str, ...]:
         """The phrases that it can choose among."""
         return self._level.codes.candidates
+
+    def understands(self, phrase: str) -> bool:
+        """Whether it can be told so: text policies any words, others what they can choose; a flat
+        policy nothing."""
+        return self.phrase_level is not None and self.phrase_level.codes.understands(phrase)
 
     def extend(self, phrases: Sequence[str]) -> None:
         """Adds candidates, which its choice is among from now on; weights stay as they are. A flat
@@ -153,12 +103,12 @@ class HierarchicalPolicy(Policy):
     def phrase_log_probs(self, observation: Observation, condition: Condition) -> Tensor:
         """(B, K), of `candidates`; what `condition.motion` says does not matter."""
         shared = self._tokens(observation, condition)
-        logits: Tensor = self._level(observation, _untold(condition), shared)
+        logits: Tensor = self._level(observation, untold(condition), shared)
         return logits.log_softmax(-1)
 
     def phrases(self, observation: Observation, condition: Condition) -> tuple[str, ...]:
         """What the phrase level itself would choose in each row."""
-        return self._named(self.phrase_log_probs(observation, condition))
+        return self._level.choose(self.phrase_log_probs(observation, condition))
 
     def labelled(self, batch: Batch) -> Batch:
         """The batch with the phrases that this policy learns from; see `Codes.label`."""
@@ -172,9 +122,6 @@ class HierarchicalPolicy(Policy):
             raise ValueError("a flat policy chooses no phrases; give it a phrase_level")
         return self.phrase_level
 
-    def _named(self, scores: Tensor) -> tuple[str, ...]:
-        return tuple(self.candidates[i] for i in scores.argmax(-1).tolist())
-
     # Training
 
     def fit_normalizers(
@@ -187,11 +134,11 @@ class HierarchicalPolicy(Policy):
     ) -> None:
         """Takes the phrases of the training data as `condition.motion`, however many."""
         self.action_normalizer.fit(action)
-        self.encoder.fit_normalizers(observation, _untold(condition))
+        self.encoder.fit_normalizers(observation, untold(condition))
         if (level := self.phrase_level) is not None:
             level.codes.fit(condition.motion or (), self.action_normalizer(action))
             if level.encoder is not None:
-                level.encoder.fit_normalizers(observation, _untold(condition))
+                level.encoder.fit_normalizers(observation, untold(condition))
 
     def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
         """The action's loss plus the weighted cross-entropy, both means over valid steps.
@@ -211,7 +158,7 @@ class HierarchicalPolicy(Policy):
         context, logits = self._context(batch.observation, batch.condition, noise=noise)
         errors = self.head.loss(context, action, noise=noise)  # (B, H)
         action_loss = (errors * mask).sum() / total
-        entropy, metrics = self._phrase_loss(logits, batch)
+        entropy, metrics = self._level.loss(logits, batch)
         phrase_loss = (entropy * mask.sum(1)).sum() / total
         loss = action_loss + self.phrase_weight * phrase_loss
         return loss, {
@@ -221,18 +168,6 @@ class HierarchicalPolicy(Policy):
             **metrics,
             **by_source(errors.detach(), batch),
         }
-
-    def _phrase_loss(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Cross-entropy of each row, (B,), and the share of rows whose phrase is chosen."""
-        phrases = batch.phrase or ("",) * len(logits)
-        first = self.candidates[0]  # stands for what is not known
-        index = self._level.codes.vocabulary.index([each or first for each in phrases])
-        target = torch.tensor(index).to(logits.device, non_blocking=True)
-        known = torch.tensor([bool(each) for each in phrases]).to(logits.device, non_blocking=True)
-        entropy = F.cross_entropy(logits, target, reduction="none") * known
-        counted = known & batch.mask.any(1)
-        right = (logits.argmax(-1) == target) & counted
-        return entropy, {"motion_accuracy": right.sum() / counted.sum().clamp(min=1)}
 
     # Acting
 
@@ -249,33 +184,31 @@ class HierarchicalPolicy(Policy):
         *,
         noise: Noise,
     ) -> Plan:
-        """As `act`, but a row without `condition.motion` keeps to its `previous` phrase. A flat
-        policy says nothing."""
-        if self.phrase_level is None:
-            rows = len(observation.state)
-            silent, action = ("",) * rows, self.act(observation, condition, noise=noise)
-            return Plan(action, silent, silent, (None,) * rows)
-        told = _told(condition, len(observation.state), observation.state.device)
-        phrases = tuple(mine or kept for mine, kept in zip(told, previous, strict=True))
+        """As `act`, but a row without `condition.motion` keeps to its `previous` phrase.
+
+        Raises ValueError for a flat policy, which has none (`as_planner`)."""
+        level = self._level
+        spoken = told(condition, len(observation.state), observation.state.device)
+        phrases = tuple(mine or kept for mine, kept in zip(spoken, previous, strict=True))
         given = replace(
             condition,
             motion=tuple(each or "" for each in phrases),
             present={k: x for k, x in condition.present.items() if k != "motion"},
         )
         context, logits = self._context(observation, given)
-        proposed = self._named(logits)
+        proposed = level.choose(logits)
         acted = tuple(each or own for each, own in zip(phrases, proposed, strict=True))
         if self.pipelined:
             carried: tuple[str | None, ...] = proposed
         else:  # after a person has spoken the phrase level is asked anew
-            carried = tuple(None if mine else each for mine, each in zip(told, acted, strict=True))
+            carried = tuple(None if x else each for x, each in zip(spoken, acted, strict=True))
         return Plan(self._sample(context, noise), acted, proposed, carried)
 
     def _tokens(
         self, observation: Observation, condition: Condition, *, noise: Noise | None = None
     ) -> Tensor:
-        recent = _latest(observation, self.action_obs)
-        tokens: Tensor = self.encoder(recent, _untold(condition), noise=noise)
+        recent = latest(observation, self.action_obs)
+        tokens: Tensor = self.encoder(recent, untold(condition), noise=noise)
         return tokens
 
     def _context(
@@ -283,41 +216,14 @@ class HierarchicalPolicy(Policy):
     ) -> tuple[Tensor, Tensor]:
         """Tokens for the action head, the phrase's last, and the logits of all phrases."""
         level, shared = self._level, self._tokens(observation, condition, noise=noise)
-        logits = level(observation, _untold(condition), shared, noise=noise)
+        logits = level(observation, untold(condition), shared, noise=noise)
         candidates, device = level.codes.candidates, logits.device
         own = level.codes.vectors(candidates, device)[logits.argmax(-1)]
         said = [each or candidates[0] for each in condition.motion or ("",) * len(shared)]
-        told = level.codes.vectors(said, device)
-        vector = torch.where(_is_told(condition, len(shared), device)[:, None], told, own)
+        theirs = level.codes.vectors(said, device)
+        vector = torch.where(is_told(condition, len(shared), device)[:, None], theirs, own)
         return torch.cat([shared, self.read_phrase(vector)[:, None]], dim=1), logits
 
     def _sample(self, context: Tensor, noise: Noise) -> Tensor:
         action = self.action_normalizer.inverse(self.head.sample(context, noise=noise))
         return action.clamp(self.action_low, self.action_high)
-
-
-def _latest(observation: Observation, count: int, spacing: int = 1) -> Observation:
-    """The last `count` of the steps, `spacing` apart and ending with the present."""
-    steps = slice(-1 - (count - 1) * spacing, None, spacing)
-    return observation.map(lambda x: x[:, steps])
-
-
-def _untold(condition: Condition) -> Condition:
-    """Without the phrase, which neither the phrase level nor an encoder may see."""
-    present = {name: x for name, x in condition.present.items() if name != "motion"}
-    return replace(condition, motion=None, present=present)
-
-
-def _is_told(condition: Condition, rows: int, device: torch.device) -> Tensor:
-    """(B,) whether a phrase is given."""
-    spoken = torch.tensor([bool(each) for each in condition.motion or ("",) * rows])
-    spoken = spoken.to(device, non_blocking=True)
-    present = condition.present.get("motion")
-    return spoken if present is None else spoken & present
-
-
-def _told(condition: Condition, rows: int, device: torch.device) -> tuple[str | None, ...]:
-    """The phrase given in each row; None where there is none."""
-    flags = _is_told(condition, rows, device).tolist()
-    motion = condition.motion or ("",) * rows
-    return tuple(each if flag else None for each, flag in zip(motion, flags, strict=True))

@@ -24,6 +24,7 @@ from embodied_envs.tabletop_tasks import (
     View,
     parts_done,
 )
+from embodied_envs.tabletop_text import tabletop_texts
 
 _AREA = Area(
     edge=np.array([[-0.305, -0.265], [0.305, 0.12]]), inner=np.array([[-0.29, -0.23], [0.29, 0.09]])
@@ -50,11 +51,24 @@ class TabletopExpert:
         targets = random.permutation(ZONES).tolist() if task.kind == "both" else task.targets
         parts = list(zip(task.blocks, targets, strict=True)) if task.blocks else []
         self.order = [parts[i] for i in random.permutation(len(parts))]
+        kind = "zone" if task.kind in ("both", "sort") else task.kind
+        self._parts = [Task(kind, (b,), (target,)) for b, target in self.order] or [task]
 
     def __call__(self, state: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         view = View.of(state)
         goal = self._aim(view)
         return np.clip((goal - view.target) / REACH, -1.0, 1.0).astype(np.float32)
+
+    def subtask(self, state: NDArray[np.floating[Any]]) -> str:
+        """The part that is due, in the words of the task that it would be alone; the last one to
+        the end."""
+        part = self._due(View.of(state)) or self._parts[-1]
+        return tabletop_texts(part).canonical
+
+    def _due(self, view: View) -> Task | None:
+        """The first part that is not done; None where all are."""
+        due = (each for each in self._parts if not all(parts_done(each, view, margin=_SURE)))
+        return next(due, None)
 
     def _aim(self, view: View) -> Vector:
         """Where the finger should be next, (3,)."""
@@ -62,14 +76,11 @@ class TabletopExpert:
             return _slide(view, 1.0 if self._task.targets[0] == "open" else -1.0)
         if self._task.kind == "button":
             return reach(view.finger, _BUTTON, 0.012)
-        kind = "zone" if self._task.kind in ("both", "sort") else self._task.kind
-        for block, target in self.order:
-            part = Task(kind, (block,), (target,))
-            if not all(parts_done(part, view, margin=_SURE)):
-                return self._push(view, block, _destination(part, view), target)
-        return np.array([*view.finger[:2], HIGH])
+        part = self._due(view)
+        return np.array([*view.finger[:2], HIGH]) if part is None else self._push(view, part)
 
-    def _push(self, view: View, block: str, goal: Vector, target: str) -> Vector:
+    def _push(self, view: View, part: Task) -> Vector:
+        (block,), (target,), goal = part.blocks, part.targets, _destination(part, view)
         others = {name: place for name, place in view.blocks.items() if name != block}
         place = view.blocks[block]
         in_path = [x for name, x in others.items() if name != target]
