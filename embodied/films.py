@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from embodied.evaluation import Frames, evaluate
+from embodied.parts import speakers
+from embodied.people.live import watched
 from embodied.policies.base import Policy
 from embodied.prompting import Prompter, demonstrating
 from embodied.protocols import Protocol
@@ -88,21 +90,22 @@ def make_films(
     run: Path,
 ) -> tuple[list[Video], str]:
     """Films, or none and the reason why."""
-    settings = config["video"]
+    settings, people = config["video"], speakers(config, suite, protocol)
     chosen = choose(evaluation, settings["per_task"])
     if not chosen:
         return [], "video.per_task is 0"
     try:
         # Others draw no pictures.
         simulators = {**config["env"], "backend": "python"}
+        shown = watched(suite) if people else suite
         with (
-            open_envs(suite, simulators, render_size=tuple(settings["size"])) as envs,
+            open_envs(shown, simulators, render_size=tuple(settings["size"])) as envs,
             demonstrating(suite) as demonstrate,
         ):
             prompter = Prompter(demonstrate, protocol.modalities)
             videos = film(
                 chosen,
-                make_actor=lambda envs: control(policy, envs, config["eval"], prompter),
+                make_actor=lambda envs: control(policy, envs, config["eval"], prompter, people),
                 envs=envs,
                 folder=run / "videos",
                 max_steps=protocol.max_steps,

@@ -54,18 +54,18 @@ def _queues(trials: Sequence[tuple[Part, Trial]]) -> list[Queue]:
     """One queue for each suite, actor and way of telling; those of one suite beside one another."""
     suites: list[Suite] = []
     waiting: dict[tuple[int, bool, bool, tuple[str, ...]], dict[int, Trial]] = {}
-    people: Simulated | None = None
+    people: dict[tuple[int, bool, bool, tuple[str, ...]], Simulated | None] = {}
     for number, (part, trial) in enumerate(trials):
         if part.suite not in suites:  # suites need not be hashable
             suites.append(part.suite)
         who = part.people is not None, part.obeys
         key = (suites.index(part.suite), *who, part.protocol.modalities)
-        people = part.people or people
+        people[key] = part.people
         waiting.setdefault(key, {})[number] = trial
     return [
-        Queue(suites[suite], obeys, waiting[key], told, people if is_watched else None)
+        Queue(suites[suite], obeys, waiting[key], told, people[key])
         for key in sorted(waiting)
-        for suite, is_watched, obeys, told in [key]
+        for suite, _, obeys, told in [key]
     ]
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from embodied.conditions import GoalImage, GoalState, Language, Part, Row, Sketch
 from embodied.data.sketches import Camera, Trace, draw, following_error, trace_hand
-from embodied.protocols import SKETCHES
+from embodied.protocols import SKETCHES, SPOKEN
 from embodied.rollout import Actor, Arrays, Mask, Measuring
 from embodied.suites import Assignment, Hand, Suite, check_experts, hand_of
 
@@ -125,7 +125,8 @@ class Prompter:
     Sketches are drawn in the image of the suite's first camera that stays in place.
 
     Args:
-        modalities: any of `embodied.protocols.MODALITIES`.
+        modalities: any of `embodied.protocols.MODALITIES`; of what is `SPOKEN` a row says nothing,
+            since that is told step by step.
     """
 
     def __init__(self, demonstrate: Demonstrator, modalities: Sequence[str]) -> None:
@@ -133,12 +134,12 @@ class Prompter:
         self._demonstrate = demonstrate
 
     def __call__(self, assignment: Assignment) -> Row:
-        return [self._part(name, assignment) for name in self.modalities]
+        return [self._part(name, assignment) for name in self.modalities if name != SPOKEN]
 
     @property
     def shows(self) -> bool:
         """Whether prompts need demonstrations."""
-        return set(self.modalities) != {"language"}
+        return not set(self.modalities) <= {"language", SPOKEN}
 
     def demonstration(self, assignment: Assignment) -> Demonstration:
         """What the prompt was made of."""
@@ -230,6 +231,8 @@ def check_prompts(suite: Suite, modalities: Sequence[str]) -> None:
     if set(modalities) == {"language"}:
         return
     check_experts(suite)
+    if set(modalities) <= {"language", SPOKEN}:
+        return
     env = suite.make_env()
     try:
         env.reset(seed=0)

@@ -15,6 +15,8 @@ _WORDINGS = ("canonical", "held_out", "other")
 LANGUAGE = ("language",)
 SKETCHES = frozenset({"sketch", "sketch_2d"})
 MODALITIES = (*LANGUAGE, "goal_state", "goal_image", *sorted(SKETCHES))
+SPOKEN = "motion"
+"""Told while the policy acts, by the evaluation's `person`."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Protocol:
             turn, or ("other") another task's instruction.
         modalities: what the policy is told each task in, one or several of `MODALITIES`: all but
             the words are taken from a demonstration of the very episode (`embodied.prompting`).
+            Also `SPOKEN`, which needs an evaluation with a `person`, who says at each step what is
+            to be done next.
             Results of anything but words alone carry it in their name.
         suite: for a probe: where its episodes run instead of the run's suite, with equal spaces.
     """
@@ -56,8 +60,9 @@ class Protocol:
 
     def _check_modalities(self) -> None:
         given = self.modalities
-        if not given or len(set(given)) < len(given) or not set(given) <= set(MODALITIES):
-            raise ValueError(f"modalities must be some of {MODALITIES}, each once, got {given}")
+        known = (*MODALITIES, SPOKEN)
+        if not given or len(set(given)) < len(given) or not set(given) <= set(known):
+            raise ValueError(f"modalities must be some of {known}, each once, got {given}")
         if set(given) >= SKETCHES:
             raise ValueError(f"an episode has one sketch: choose one of {sorted(SKETCHES)}")
         if self.wording == "other" and given != LANGUAGE:

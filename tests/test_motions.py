@@ -14,12 +14,19 @@ from embodied.suites import Hand
 from embodied.testing import check_env
 from embodied_datasets import labellers
 from embodied_datasets.scripted_rollout import Job, Settings, run_episode
-from embodied_envs.motions import HELD_OUT, SEEN, Motions, Split
+from embodied_envs.motions import (
+    CROSSED,
+    CROSSED_HELD_OUT,
+    HELD_OUT,
+    SEEN,
+    Motions,
+    Split,
+)
 from embodied_envs.motions_scene import KEPT, Motion, MotionExpert, MotionScene
 from embodied_envs.simulated_env import SimulatedEnv
 from tests.conftest import compose_config
 
-SPLITS: tuple[Split, ...] = ("seen", "held_out")
+SPLITS: tuple[Split, ...] = ("seen", "held_out", "crossed", "crossed_held_out")
 TWINS = (
     (Motion("pass", "left"), Motion("behind", "left")),
     (Motion("lift", "right"), Motion("retreat", "right")),
@@ -56,7 +63,36 @@ def test_the_world_keeps_the_contract(split: Split) -> None:
     check_env(Motions(split=split), num_steps=5)
 
 
-@pytest.mark.parametrize("motion", SEEN + HELD_OUT, ids=lambda m: f"{m.kind}-{m.direction}")
+def test_crossed_motions_leave_out_kinds_in_directions_that_are_known_apart() -> None:
+    assert not set(CROSSED) & set(CROSSED_HELD_OUT)
+    for new in CROSSED_HELD_OUT:
+        known = [m.kind for m in CROSSED if m.direction == new.direction]
+        assert known, "some other kind goes in that direction"
+        assert new.kind not in known
+        assert sum(m.kind == new.kind for m in CROSSED) >= 4
+
+
+@pytest.mark.parametrize("motions", [CROSSED, CROSSED_HELD_OUT], ids=["demonstrated", "held out"])
+def test_of_two_crossed_motions_that_look_alike_both_are_in_one_split(
+    motions: tuple[Motion, ...],
+) -> None:
+    for one, other in (("pass", "behind"), ("lift", "retreat")):
+        ways = [{m.direction for m in motions if m.kind == kind} for kind in (one, other)]
+        assert ways[0] == ways[1]
+
+
+def test_a_corner_of_the_block_has_a_name() -> None:
+    texts = Motions(split="crossed").texts("lift-toward-left")
+    assert texts.canonical == "come down beside the block, at its near left corner, and rise " + (
+        "straight up"
+    )
+    assert "at its right," in Motions(split="held_out").texts("lift-right").canonical
+
+
+ALL = tuple(dict.fromkeys(SEEN + HELD_OUT + CROSSED + CROSSED_HELD_OUT))
+
+
+@pytest.mark.parametrize("motion", ALL, ids=lambda m: f"{m.kind}-{m.direction}")
 def test_every_motion_can_be_done(motion: Motion) -> None:
     assert sum(run(motion, seed=seed)[0] for seed in range(10)) >= 9
 
@@ -73,6 +109,24 @@ def test_an_expert_takes_ways_that_its_seed_draws_and_touches_no_block_on_them()
         ends.append(np.stack(path))
     assert np.array_equal(ends[0], ends[1])
     assert ends[0].shape != ends[2].shape or not np.allclose(ends[0], ends[2])
+
+
+def test_experts_go_straight_where_detours_are_not_wanted() -> None:
+    suite = Motions(split="crossed", detours=False)
+    assert suite.name != Motions(split="crossed").name  # demonstrations of both never mix
+    scene, paths = MotionScene(Motion("push", "right")), []
+    for seed in (0, 1):
+        state, expert, path = scene.reset(3), suite.expert("push-right", seed=seed), []
+        for _ in range(15):
+            path.append(state[:3])
+            state = scene.step(expert(state)).state
+        paths.append(np.stack(path))
+    assert np.array_equal(*paths)
+    start = scene.motion.waypoints(scene.reset(3)[6:])[0]
+    gaps = np.linalg.norm(paths[0][:, :2] - start[:2], axis=1)
+    there = int(np.argmax(gaps < 0.015))
+    assert there > 3
+    assert (np.diff(gaps[: there + 1]) < 1e-3).all()
 
 
 def test_a_motion_is_not_done_by_its_twin_at_another_height() -> None:

@@ -340,6 +340,14 @@ def test_a_policy_without_phrases_is_judged_by_what_it_is_about_to_do() -> None:
     assert words(motion_corrector()(view(state=state, planned=np.array([0, 0.4])))) == "move right"
 
 
+def test_who_always_speaks_leaves_nothing_to_a_policy_without_phrases() -> None:
+    state, right = facing(1, 0), np.array([0.4, 0])
+    corrector = motion_corrector(always=True)
+    assert words(corrector(view(state=state, planned=right))) == "move right"
+    assert corrector(view(state=state, planned=right, said="move right")) is None
+    assert words(corrector(view(state=state, planned=right, said="move up"))) == "move right"
+
+
 def test_slack_forgives_what_is_nearly_worth_a_word() -> None:
     state = facing(1, 1.1 * STEP / 4)  # 1.1 thresholds upwards within the horizon
     assert words(motion_corrector()(view(state=state, said="move right"))) is not None

@@ -210,6 +210,16 @@ def test_goal_images_stack_the_start_upon_the_goal() -> None:
     assert not torch.allclose(*found)
 
 
+def test_a_part_that_is_none_is_left_out() -> None:
+    found = TaskEncoder(
+        {**PARTS, "motion": None, "sketch": None}, spec=SPEC, obs_horizon=1, dim=8, pool=False
+    )
+    assert list(found.parts) == ["language", "goal_state", "goal_image"]
+    assert found.num_tokens == 3
+    with pytest.raises(ValueError, match="at least one part"):
+        TaskEncoder({"motion": None}, spec=SPEC, obs_horizon=1, dim=8)
+
+
 def test_wrong_parts_are_refused() -> None:
     with pytest.raises(ValueError, match="part 'sketch' must be the encoder of that modality"):
         TaskEncoder({"sketch": LanguageEncoder}, spec=SPEC, obs_horizon=1, dim=8)

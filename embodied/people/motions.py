@@ -84,6 +84,8 @@ class MotionCorrector:
     Args:
         axes: words and threshold of each measure, as in `MotionGrammar`.
         slack: share of a threshold by which a change may miss it without being worth a word.
+        always: speaks also where a policy that has no phrase would do right by itself, so that it
+            is told each motion in words and nothing is left to it.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class MotionCorrector:
         axes: Sequence[Mapping[str, Any]],
         foresight: Foresight,
         slack: float = 0.0,
+        always: bool = False,
     ) -> None:
         self.grammar = MotionGrammar([Axis(**axis) for axis in axes])
         if len(self.grammar.axes) != len(foresight.columns):
@@ -103,7 +106,7 @@ class MotionCorrector:
             )
         self._thresholds = np.array([axis.threshold for axis in self.grammar.axes])
         self._expert = suite.expert(assignment.task, seed=assignment.seed)
-        self._foresight, self._slack = foresight, slack
+        self._foresight, self._slack, self._always = foresight, slack, always
         self._action: Action = np.zeros(0, np.float32)
         self._past: deque[tuple[Vector, Vector]] = deque(maxlen=foresight.horizon)
         self._pose: Vector | None = None
@@ -117,7 +120,9 @@ class MotionCorrector:
             self._speed = pose - self._pose
         self._pose = pose
         change = self._ahead(pose, self._action)
-        said = view.said or self.grammar.describe(self._ahead(pose, view.planned))
+        said = view.said
+        if not said and not self._always:
+            said = self.grammar.describe(self._ahead(pose, view.planned))
         if self._is_right(said, change):
             return None
         return Correction("motion", (LanguageMotion(self.grammar.describe(change)),))

@@ -16,7 +16,14 @@ from typing import ClassVar, Literal, get_args
 
 from embodied.suites import Expert, Hand, Texts
 from embodied_envs.catalogue import TaskFacts
-from embodied_envs.motions_scene import STATE_DIM, Motion, MotionExpert, MotionScene
+from embodied_envs.motions_scene import (
+    DIRECTIONS,
+    STATE_DIM,
+    Kind,
+    Motion,
+    MotionExpert,
+    MotionScene,
+)
 from embodied_envs.options import check_choice
 from embodied_envs.scene import RATE_HZ
 from embodied_envs.simulated import SimulatedSuite
@@ -24,7 +31,8 @@ from embodied_envs.simulated_env import Simulator
 
 MAX_STEPS = 100
 CAMERAS = ("front", "top")
-Split = Literal["seen", "held_out"]
+Split = Literal["seen", "held_out", "crossed", "crossed_held_out"]
+TWINS: tuple[Kind, ...] = ("pass", "behind", "lift", "retreat")  # two pairs that look alike
 # Each kind is seen, each side, and both of two motions that look alike; not each kind on each side.
 SEEN = (
     Motion("push", "right"),
@@ -44,10 +52,33 @@ HELD_OUT = (
     Motion("lift", "right"),
     Motion("retreat", "right"),
 )
+# All kinds in all directions but few, of which a flat sketch tells only where and words, in the
+# combinations that they are known from, mostly how. Two that look alike are held out together.
+_ASIDE = ("right", "away-right", "away-left", "left", "toward-left", "toward-right")
+CROSSED_HELD_OUT = (
+    *(Motion(kind, way) for kind in ("pass", "behind") for way in ("left", "away-right")),
+    *(Motion(kind, way) for kind in ("lift", "retreat") for way in ("right", "away-left")),
+    Motion("push", "away-right"),
+    Motion("push", "toward-left"),
+)
+CROSSED = tuple(
+    motion
+    for motion in (
+        *(Motion("push", way) for way in DIRECTIONS),
+        *(Motion(kind, way) for kind in TWINS for way in _ASIDE),
+    )
+    if motion not in CROSSED_HELD_OUT
+)
 _SPLITS: Mapping[str, Mapping[str, Motion]] = {
     split: {f"{motion.kind}-{motion.direction}": motion for motion in motions}
-    for split, motions in (("seen", SEEN), ("held_out", HELD_OUT))
+    for split, motions in (
+        ("seen", SEEN),
+        ("held_out", HELD_OUT),
+        ("crossed", CROSSED),
+        ("crossed_held_out", CROSSED_HELD_OUT),
+    )
 }
+_SIDES = {"away": "far", "toward": "near"}
 _WHERE = {"right": "to the right", "left": "to the left", "away": "away", "toward": "towards you"}
 _TRAINED: Mapping[str, tuple[str, ...]] = {
     "push": ("push the block {to}", "shove the block {to}", "move the block {to} by pushing it"),
@@ -89,8 +120,11 @@ class Motions(SimulatedSuite):
     Attributes:
         tasks: all of the split's, where none is named.
         split: "seen" has the motions to be demonstrated, "held_out" new ones: diagonal pushes, and
-            the other side of what was seen on one side alone.
+            the other side of what was seen on one side alone. "crossed" has every kind in most
+            directions, "crossed_held_out" the kinds in those directions that are left.
         cameras: any of `CAMERAS`, or their numbers.
+        detours: whether experts take detours on their way to the block, so that there is more to
+            learn than a path for each motion.
     """
 
     library: ClassVar[str] = "motions"
@@ -99,6 +133,7 @@ class Motions(SimulatedSuite):
     split: Split = "seen"
     cameras: tuple[int | str, ...] = ("front",)
     image_size: tuple[int, int] = (64, 64)
+    detours: bool = True
 
     def __post_init__(self) -> None:
         check_choice("split", self.split, get_args(Split))
@@ -108,7 +143,7 @@ class Motions(SimulatedSuite):
 
     @property
     def name(self) -> str:
-        return f"motions/{self.split}"
+        return f"motions/{self.split}" + ("" if self.detours else "/straight")
 
     @property
     def hand(self) -> Hand:
@@ -132,7 +167,7 @@ class Motions(SimulatedSuite):
     def expert(self, task: str, *, seed: int = 0) -> Expert:
         """Takes the state (S,); the seed draws its way to the block."""
         check_choice("task", task, self.tasks)
-        return MotionExpert(_SPLITS[self.split][task], seed=seed)
+        return MotionExpert(_SPLITS[self.split][task], seed=seed, detours=self.detours)
 
 
 @functools.cache
@@ -154,6 +189,12 @@ def _catalogue(split: str) -> Mapping[str, TaskFacts]:
 def _texts(motion: Motion) -> Texts:
     """The wordings of a motion."""
     to = " and ".join(_WHERE[word] for word in motion.direction.split("-"))
-    names = {"to": to, "side": motion.direction}
+    names = {"to": to, "side": _side(motion.direction)}
     canonical, *others = (text.format(**names) for text in _TRAINED[motion.kind])
     return Texts(canonical, tuple(others), (_NEW[motion.kind].format(**names),))
+
+
+def _side(direction: str) -> str:
+    """Of the block: a side, or "far left corner"."""
+    *depth, side = direction.split("-")
+    return " ".join([*(_SIDES[word] for word in depth), side, *("corner" for _ in depth)])

@@ -146,11 +146,11 @@ class MotionExpert:
     """Visits the waypoints in turn, coming down to the first from above; steps are 2 cm at most.
 
     It takes the state (8,) and keeps in mind where the block was at first. On its way to the block
-    it takes detours, which the seed draws: one or two, high or low.
+    it takes detours, which the seed draws: one or two, high or low; or none.
     """
 
-    def __init__(self, motion: Motion, *, seed: int = 0) -> None:
-        self._motion = motion
+    def __init__(self, motion: Motion, *, seed: int = 0, detours: bool = True) -> None:
+        self._motion, self._detours = motion, detours
         self._random = np.random.default_rng([seed, 1])
         self._ahead: list[Vector] = []
 
@@ -175,7 +175,7 @@ class MotionExpert:
         entry = (above or [first])[0]
         detours: list[Vector] = []
         count = int(self._random.integers(1, 3))
-        for _ in range(_TRIES):
+        for _ in range(_TRIES if self._detours else 0):
             place = self._random.uniform(*_DETOUR_AREA)
             before = detours[-1] if detours else finger
             if _is_clear(before, place, block) and _is_clear(place, entry, block):
