@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -248,12 +248,12 @@ def _stack(drawn: Sequence[Tensor | None]) -> Tensor:
 
 
 def told_by(node: Mapping[str, object] | None, seed: int) -> Told | None:
-    """What a config asks for; None where it asks for nothing."""
+    """What a config asks for; None where that is each episode's instruction alone."""
     if node is None:
         return None
-    settings = {**node, "seed": seed}
-    sketches = settings.get("sketches")
-    if isinstance(sketches, Mapping):
-        settings["sketches"] = SketchStyle(**sketches)
-    settings["never"] = tuple(settings.get("never") or ())  # type: ignore[arg-type]
-    return Told(**settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {**node, "seed": seed}
+    if isinstance(settings.get("sketches"), Mapping):
+        settings["sketches"] = SketchStyle(**settings["sketches"])
+    settings["never"] = tuple(settings.get("never") or ())
+    found = Told(**settings)
+    return None if found == Told(seed=seed) else found
