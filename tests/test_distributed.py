@@ -27,6 +27,12 @@ RUNS = {
     "fsdp-accumulate": ("algorithm.strategy=fsdp", "algorithm.accumulate=2"),
     "fsdp-from-one": ("algorithm.strategy=fsdp",),
 }
+STAGES = (  # not all of its parameters take part in all steps; words find goals, then it acts
+    "policy=grif",
+    "policy.align_steps=3",
+    "source.told.start=true",
+    "source.goals={p_trajgoal: 0.0, p_finalgoal: 1.0}",
+)
 # Starting torch twice for each run would take most of the time, so one launch trains them all. The
 # group is joined once: torchrun's store would hand the second group the addresses of the first.
 DRIVER = """
@@ -73,6 +79,8 @@ def launch(
     shutil.copytree(root / "one", root / "fsdp-from-one")
     rewind(root / "fsdp-from-one")
     runs = [[*tiny, f"run_dir={root / name}", *more] for name, more in RUNS.items()]
+    talking = [each for each in tiny if not each.startswith("~policy")]
+    runs.append([*talking, f"run_dir={root / 'stages'}", *STAGES])
     (root / "runs.json").write_text(json.dumps(runs))
     (root / "driver.py").write_text(DRIVER)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -90,14 +98,19 @@ def assert_same_curve(run: Path, one: Path) -> None:
 
 def test_torchrun_succeeds_and_only_the_first_process_speaks(launch: Launch) -> None:
     assert launch.process.returncode == 0, launch.process.stderr
-    assert launch.process.stdout.count("results: ") == len(RUNS)
-    assert launch.process.stderr.count("torch 2.") <= len(RUNS)
+    assert launch.process.stdout.count("results: ") == len(RUNS) + 1
+    assert launch.process.stderr.count("torch 2.") <= len(RUNS) + 1
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_give_the_curve_of_one(launch: Launch, name: str) -> None:
     assert_same_curve(launch.root / name, launch.root / "one")
     assert (launch.root / name / "results.json").exists()
+
+
+def test_two_processes_go_through_the_stages_of_a_policy(launch: Launch) -> None:
+    rows = read_jsonl(launch.root / "stages" / "metrics.jsonl")
+    assert ["align/language-goal_state" in row for row in rows] == [True] * 3 + [False] * 3
 
 
 def test_accumulating_gives_the_same_curve(
