@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import embodied
 from embodied.conditions import LanguageMotion
 from embodied.evaluation import Trial
 from embodied.noise import Noise
@@ -363,11 +364,10 @@ def test_an_evaluation_with_people_has_a_name_of_its_own() -> None:
 
 
 def test_a_checkpoint_is_corrected_and_evaluated_from_the_command_line(
-    tiny: tuple[str, ...], command: Any, tmp_path: Path
+    compose: Any, command: Any, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    done = command("train.py", *tiny, f"run_dir={run}")
-    assert done.returncode == 0, done.stderr
+    embodied.train(compose(run))
     done = command(
         "scripts/correct.py",
         f"checkpoint={run}",

@@ -27,7 +27,7 @@ from embodied.policies.base import Policy
 from embodied.protocols import Protocol
 from embodied.rollout import Controller
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec
-from embodied.suites import Assignment, Expert, Staged
+from embodied.suites import Assignment, Expert, Staged, hand_of
 from embodied_envs.metaworld import MetaWorld
 from embodied_envs.point import STEP, PointSuite
 from embodied_envs.tabletop import Playground, Tabletop
@@ -567,3 +567,11 @@ def test_the_part_that_is_due_follows_from_the_state_alone() -> None:
     done[place : place + 2] = done[target : target + 2]
     assert expert.subtask(done) == second
     assert expert.subtask(state) == first
+
+
+def test_a_watched_suite_keeps_all_facts_of_the_suite_within() -> None:
+    within = Tabletop(observation="mixed")
+    watched = Watched(within)
+    assert hand_of(watched) == hand_of(within) is not None
+    for name in ("name", "tasks", "num_goals", "max_steps", "rate_hz", "image_profile"):
+        assert getattr(watched, name) == getattr(within, name)

@@ -75,6 +75,7 @@ def test_wandb_offline_needs_no_network_and_the_local_metrics_are_the_same(
     assert (tmp_path / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_default_policy_reads_instructions_in_the_point_world(tmp_path: Path) -> None:
     config = compose_config(
         "task=point",

@@ -15,16 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.suites import Assignment, Texts
-from embodied_envs.perturbed import (
-    Action,
-    Effect,
-    Env,
-    Observations,
-    Random,
-    Strength,
-    action_space_of,
-    spaces_of,
-)
+from embodied_envs.perturbed import Effect, Random, Strength, action_space_of, spaces_of
+from embodied_envs.wrapped import Action, Env, Observations
 
 
 @dataclass(frozen=True)

@@ -15,22 +15,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
 import numpy as np
-from numpy.typing import NDArray
 
-from embodied.suites import (
-    Assignment,
-    Expert,
-    Hand,
-    Perturbation,
-    Suite,
-    Texts,
-    hand_of,
-    image_profile,
-)
+from embodied.suites import Assignment, Perturbation, Suite, Texts
+from embodied_envs.wrapped import Action, Env, Observations, WrappedSuite
 
-Action = NDArray[np.float32]
-Observations = dict[str, Any]  # of arrays; gymnasium types a Dict space so
-Env = gymnasium.Env[Observations, Action]
 Random = np.random.Generator
 
 
@@ -101,50 +89,17 @@ class Strength(Perturbation):
 
 
 @dataclass(frozen=True)
-class Perturbed:
+class Perturbed(WrappedSuite):
     """A suite whose episodes suffer a perturbation; a `Suite`, and so can be perturbed again.
 
     Tasks, goals, texts and experts are those of the suite within.
     """
 
-    suite: Suite
     perturbation: Strength
 
     @property
     def name(self) -> str:
         return f"{self.suite.name}+{self.perturbation.label}"
-
-    @property
-    def image_profile(self) -> str | None:
-        return image_profile(self.suite)
-
-    @property
-    def hand(self) -> Hand | None:
-        return hand_of(self.suite)
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return self.suite.tasks
-
-    @property
-    def num_goals(self) -> int:
-        return self.suite.num_goals
-
-    @property
-    def max_steps(self) -> int:
-        return self.suite.max_steps
-
-    @property
-    def rate_hz(self) -> float:
-        return self.suite.rate_hz
-
-    def texts(self, task: str) -> Texts:
-        """The wordings of a task."""
-        return self.suite.texts(task)
-
-    def expert(self, task: str, *, seed: int = 0) -> Expert:
-        """The expert of the suite within, which knows nothing of the perturbation."""
-        return self.suite.expert(task, seed=seed)
 
     def make_env(self, *, render_size: tuple[int, int] | None = None) -> Env:
         """The perturbed environment; what it renders is not perturbed."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied_envs.perturbed import Effect, Env, Random, Strength, spaces_of
+from embodied_envs.perturbed import Effect, Random, Strength, spaces_of
+from embodied_envs.wrapped import Env
 
 if TYPE_CHECKING:
     import mujoco  # type: ignore[import-untyped]

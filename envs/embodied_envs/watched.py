@@ -9,54 +9,16 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied.suites import Expert, Suite, Texts, image_profile
+from embodied_envs.wrapped import Action, Env, Observations, WrappedSuite
 
 FULL = "full"
 """The observation that is added."""
 
-Action = NDArray[np.float32]
-Observations = dict[str, Any]  # of arrays; gymnasium types a Dict space so
-Env = gymnasium.Env[Observations, Action]
-
 
 @dataclass(frozen=True)
-class Watched:
+class Watched(WrappedSuite):
     """A suite with the further observation `FULL`: the environment's `full_observation` where it
     has one, else the state. Policies do not look at it; nothing else changes."""
-
-    suite: Suite
-
-    @property
-    def name(self) -> str:
-        return self.suite.name
-
-    @property
-    def image_profile(self) -> str | None:
-        return image_profile(self.suite)
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return self.suite.tasks
-
-    @property
-    def num_goals(self) -> int:
-        return self.suite.num_goals
-
-    @property
-    def max_steps(self) -> int:
-        return self.suite.max_steps
-
-    @property
-    def rate_hz(self) -> float:
-        return self.suite.rate_hz
-
-    def texts(self, task: str) -> Texts:
-        """The wordings of a task."""
-        return self.suite.texts(task)
-
-    def expert(self, task: str, *, seed: int = 0) -> Expert:
-        """The expert of the suite within."""
-        return self.suite.expert(task, seed=seed)
 
     def make_env(self, *, render_size: tuple[int, int] | None = None) -> Env:
         """The environment of the suite within, with the further observation."""
