@@ -13,6 +13,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import ModuleType
@@ -246,14 +247,27 @@ def _unknown_keys(path: str, node: Mapping[str, Any], found: Callable[..., Any])
         parameters = inspect.signature(found).parameters
     except ValueError:  # written in C, without a signature
         return []
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return []
+    known = {name for name, x in parameters.items() if x.kind is not x.VAR_KEYWORD}
+    if len(known) < len(parameters):
+        options = _options(found)
+        if options is None:
+            return []
+        known |= options
     problems = []
-    for key in sorted(map(str, node.keys() - _SPECIAL - parameters.keys())):
-        near = difflib.get_close_matches(key, parameters, n=1, cutoff=0.0)
+    for key in sorted(map(str, node.keys() - _SPECIAL - known)):
+        near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.0)
         hint = f"did you mean {near[0]!r}?" if near else "it takes no arguments"
         problems.append(f"E_CONFIG_KEY: {path}{key}: {node['_target_']} takes no {key!r}; {hint}")
     return problems
+
+
+def _options(found: Callable[..., Any]) -> set[str] | None:
+    """The names of `**options: Unpack[SomeTypedDict]`; None where any name will do."""
+    function = found.__init__ if inspect.isclass(found) else found
+    for hint in typing.get_type_hints(function).values():
+        if typing.get_origin(hint) is typing.Unpack:
+            return set(typing.get_args(hint)[0].__annotations__)
+    return None
 
 
 def _plain(node: Any) -> Any:

@@ -202,7 +202,7 @@ class DatasetTask:
         check_action_horizon(self.config, policy)
         if policy.spec.cameras and not any(isinstance(x, ImageEncoder) for x in policy.modules()):
             logger.warning(
-                "the policy does not look at the images of %s: policy=edm_images does, and "
+                "the policy does not look at the images of %s: policy=chunk_images does, and "
                 "data.cameras={} leaves them out",
                 sorted(policy.spec.cameras),
             )

@@ -363,12 +363,12 @@ class TestCheckpoints:
             load_policy(tmp_path, "cpu")
 
 
-@pytest.mark.parametrize("name", ["edm_vit", "edm_pretrained", "edm_hub"])
+@pytest.mark.parametrize("name", ["chunk_vit", "chunk_pretrained", "chunk_hub"])
 def test_each_config_builds_a_policy_that_acts(
     name: str, compose: Callable[..., dict[str, Any]], tmp_path: Path, models: Path
 ) -> None:
     model = f"policy.encoder.parts.image.backbone.network.model={models / 'resnet'}"
-    options = [model] if name == "edm_hub" else []
+    options = [model] if name == "chunk_hub" else []
     spec = replace(SPEC, state_dim=10)
     observed = replace(OBSERVED, state=torch.rand(ROWS, 1, 10))
     built = build_policy(compose(tmp_path, f"policy={name}", *options), spec)
@@ -378,7 +378,7 @@ def test_each_config_builds_a_policy_that_acts(
 
 def test_a_model_must_be_named(compose: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"E_CONFIG_MISSING: .*backbone\.network\.model must be"):
-        compose(tmp_path, "policy=edm_hub")
+        compose(tmp_path, "policy=chunk_hub")
 
 
 class TestWhatCannotBeBuilt:

@@ -305,7 +305,7 @@ def test_a_policy_with_eyes_learns_from_films_and_is_not_warned(
     frames = np.random.default_rng(0).integers(0, 255, (20, 16, 16, 3), np.uint8)
     spec = replace(SPEC, cameras={"top": (16, 16)})
     path = record("watched", spec, images={"top": frames})
-    run(f"data.path={path}", "policy=edm_images", "policy.encoder.parts.image.channels=[8,8]")
+    run(f"data.path={path}", "policy=chunk_images", "policy.encoder.parts.image.channels=[8,8]")
     assert "does not look" not in caplog.text
 
 

@@ -72,7 +72,7 @@ def test_euler_on_a_real_head_equals_diffusers(schedule: str, num_steps: int) ->
         num_steps=num_steps,
         sigma_max=5.0,
     ).requires_grad_(False)
-    torch.nn.init.normal_(head.out.weight, std=0.5)  # so that the network matters
+    torch.nn.init.normal_(head.trunk.out.weight, std=0.5)  # so that the network matters
     context = torch.randn(5, 3, 16)
     memories = head.trunk.remember(context)
     reference = EDMEulerScheduler(

@@ -40,10 +40,12 @@ def test_a_run_of_no_steps_from_another_is_that_one(
 
 def test_only_what_is_to_be_trained_changes(base: Path, compose: Compose, tmp_path: Path) -> None:
     """Statistics stay those of the first run, whatever the new data are."""
-    embodied.train(compose(tmp_path, f"init_from={base}", "algorithm.train_only=[head.out.*]"))
+    embodied.train(
+        compose(tmp_path, f"init_from={base}", "algorithm.train_only=[head.trunk.out.*]")
+    )
     before, after = saved(base), saved(tmp_path)
     changed = {name for name, x in before.items() if not torch.equal(x, after[name])}
-    assert changed == {"head.out.weight", "head.out.bias"}
+    assert changed == {"head.trunk.out.weight", "head.trunk.out.bias"}
 
 
 def test_another_policy_is_refused_with_all_differences(

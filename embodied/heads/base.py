@@ -19,3 +19,15 @@ class ActionHead(nn.Module, ABC):
     @abstractmethod
     def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
         """Context (B, L, D) -> action (B, H, A)."""
+
+
+class DensityHead(ActionHead):
+    """A head that knows how likely an action is."""
+
+    @abstractmethod
+    def log_prob(self, context: Tensor, action: Tensor) -> Tensor:
+        """Context (B, L, D) and action (B, H, A) -> (B, H), log p(a_h | a_1..h-1, context).
+
+        Of normalised actions, with respect to the volume element of [-1, 1]^A; of heads whose
+        actions are codes, the log-probability of the code.
+        """

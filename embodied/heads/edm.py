@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from embodied.heads.base import ActionHead
 from embodied.heads.samplers import SAMPLERS, SCHEDULES
-from embodied.networks.transformer import Memory, Transformer
+from embodied.heads.trunk import ActionTransformer, TrunkOptions
+from embodied.networks.transformer import Memory
 from embodied.noise import Noise
 
 
@@ -34,8 +35,7 @@ class EDMHead(ActionHead):
         sigma_data: standard deviation of normalised actions.
         sigma_min, sigma_max: noise range of training and sampling.
         sampler, schedule, num_steps: how `sample` integrates; see `heads.samplers`.
-        patch: successive actions in one token; more is faster, and enough for short chunks.
-        num_layers, num_heads, dropout: of the transformer, whose width is the context's.
+        trunk: num_layers, num_heads, dropout and patch of the `ActionTransformer`.
     """
 
     def __init__(
@@ -45,16 +45,13 @@ class EDMHead(ActionHead):
         pred_horizon: int,
         num_tokens: int,
         dim: int,
-        num_layers: int = 4,
-        num_heads: int = 4,
-        dropout: float = 0.0,
-        patch: int = 1,
         sigma_data: float = 0.5,
         sigma_min: float = 0.005,
         sigma_max: float = 1.0,
         sampler: str = "ddim",
         schedule: str = "exponential",
         num_steps: int = 3,
+        **trunk: Unpack[TrunkOptions],
     ) -> None:
         super().__init__()
         _choice("sampler", sampler, dict(SAMPLERS))
@@ -63,20 +60,14 @@ class EDMHead(ActionHead):
             raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-        if pred_horizon % patch:
-            raise ValueError(
-                f"pred_horizon must be a multiple of patch, got {pred_horizon} and {patch}"
-            )
         self.shape = (pred_horizon, action_dim)
-        self.patch = patch
         self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
         self.sampler = SAMPLERS[sampler]
         self.sigmas = SCHEDULES[schedule](num_steps, sigma_min, sigma_max)
         self.embed_sigma = nn.Linear(1, dim)
-        self.embed_action = nn.Linear(patch * action_dim, dim)
-        self.position = nn.Parameter(0.02 * torch.randn(pred_horizon // patch, dim))
-        self.trunk = Transformer(dim, num_layers=num_layers, num_heads=num_heads, dropout=dropout)
-        self.out = nn.Linear(dim, patch * action_dim)
+        self.trunk = ActionTransformer(
+            in_dim=action_dim, out_dim=action_dim, pred_horizon=pred_horizon, dim=dim, **trunk
+        )
 
     def network(self, x: Tensor, sigma: Tensor, memories: Sequence[Memory]) -> Tensor:
         """F(x; sigma, context): x (B, H, A), sigma (B,) -> (B, H, A).
@@ -84,11 +75,7 @@ class EDMHead(ActionHead):
         Args:
             memories: the trunk's, of the context.
         """
-        level = self.embed_sigma(sigma.log()[:, None] / 4)[:, None]
-        patches = rearrange(x, "b (l p) a -> b l (p a)", p=self.patch)
-        actions = self.embed_action(patches) + self.position + level
-        tokens = self.trunk(actions, memories)
-        out: Tensor = rearrange(self.out(tokens), "b l (p a) -> b (l p) a", p=self.patch)
+        out: Tensor = self.trunk(memories, x, self.embed_sigma(sigma.log()[:, None] / 4))
         return out
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
