@@ -125,8 +125,8 @@ class DDPMHead(ErrorHead):
         last = float(self.alpha_bar[-1])
         # The decoder's expected squared error is among the T steps here.
         decoded = decoder_cost(action, float(snr[0].log())) - 0.5 * action.shape[-1]
-        return -weight * errors - decoded - prior_gap(
-            action, alpha=last**0.5, sigma=(1 - last) ** 0.5
+        return (
+            -weight * errors - decoded - prior_gap(action, alpha=last**0.5, sigma=(1 - last) ** 0.5)
         )
 
     def sample(self, context: Tensor, *, noise: Noise) -> Tensor:

@@ -66,9 +66,7 @@ class ShortcutHead(ActionHead):
             in_dim=action_dim, out_dim=action_dim, pred_horizon=pred_horizon, dim=dim, **trunk
         )
 
-    def velocity(
-        self, x: Tensor, t: Tensor, jump: Tensor, memories: Sequence[Memory]
-    ) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor, jump: Tensor, memories: Sequence[Memory]) -> Tensor:
         """s(x, t, d): x (B, H, A) at times t (B,) in [0, 1] -> (B, H, A).
 
         Args:
@@ -101,9 +99,7 @@ class ShortcutHead(ActionHead):
         return jump, torch.where(jump > 0, start, u[:, 2])
 
     @torch.no_grad()
-    def jump_target(
-        self, x: Tensor, t: Tensor, jump: Tensor, memories: Sequence[Memory]
-    ) -> Tensor:
+    def jump_target(self, x: Tensor, t: Tensor, jump: Tensor, memories: Sequence[Memory]) -> Tensor:
         """The mean of two velocities, each over half the jump (Eq. 4); (B, H, A), no gradient."""
         half = (jump - 1).clamp(min=0)
         length = 2.0 ** (half - self.doublings)

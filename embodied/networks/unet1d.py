@@ -102,11 +102,11 @@ class UNet1d(nn.Module):
             nn.ModuleList([block(before, size), block(size, size)])
             for before, size in zip(befores, sizes, strict=True)
         )
-        self.halve = nn.ModuleList(
+        self.downsample = nn.ModuleList(
             nn.Conv1d(size, size, 3, stride=2, padding=1) for size in sizes[:-1]
         )
         self.middle = nn.ModuleList(block(sizes[-1], sizes[-1]) for _ in range(2))
-        self.double = nn.ModuleList(
+        self.upsample = nn.ModuleList(
             nn.ConvTranspose1d(size, size, 4, stride=2, padding=1) for size in sizes[:0:-1]
         )
         self.up = nn.ModuleList(
@@ -145,11 +145,11 @@ class UNet1d(nn.Module):
         for i, blocks in enumerate(self.down):
             if i:
                 kept.append(h)
-                h = self.halve[i - 1](h)
+                h = self.downsample[i - 1](h)
             h = _chain(blocks, h, condition)
         h = _chain(self.middle, h, condition)
-        for double, blocks in zip(self.double, self.up, strict=True):
-            h = torch.cat([double(h), kept.pop()], dim=1)
+        for upsample, blocks in zip(self.upsample, self.up, strict=True):
+            h = torch.cat([upsample(h), kept.pop()], dim=1)
             h = _chain(blocks, h, condition)
         out: Tensor = self.out(h)
         return out
