@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from embodied.heads.base import ErrorHead
 from embodied.heads.evidence import decoder_cost, prior_gap
+from embodied.heads.samplers import Denoiser
 from embodied.heads.trunk import ActionTransformer, TrunkOptions
 from embodied.networks.timestep import TimeEmbedding
 from embodied.noise import Noise
@@ -129,27 +130,33 @@ class DDPMHead(ErrorHead):
             -weight * errors - decoded - prior_gap(action, alpha=last**0.5, sigma=(1 - last) ** 0.5)
         )
 
-    def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
-        """DDIM (Song et al. 2020, Eq. 12); with eta = 1 it is DDPM (Ho et al. 2020, Eq. 7).
-
-        Where the guess of the clean action is clipped, the noise is inferred from it anew, as DDPM
-        does and as DDIM in diffusers does not unless asked.
-        """
-        rows, device = len(context), context.device
+    def denoiser(self, context: Tensor) -> Denoiser:
+        """The network under a context (B, L, D), of x (B, H, A) at a step, a 0-d integer."""
         memory = self.trunk.remember(context)
-        x = noise.normal(rows, *self.shape, device=device)
+        return lambda x, t: self.network(x, t.expand(len(x)), memory)
+
+    def integrate(self, denoise: Denoiser, x: Tensor, *, noise: Noise) -> Tensor:
+        """From noise x to an action with DDIM (Song et al. 2020, Eq. 12).
+
+        With eta = 1 it is DDPM (Ho et al. 2020, Eq. 7). Where the guess of the clean action is
+        clipped, the noise is inferred from it anew, as DDPM does and as DDIM in diffusers does not
+        unless asked.
+        """
         for t in self.timesteps:
-            found = self.network(x, torch.full((rows,), t, device=device), memory)
             x = self.scheduler.step(
-                found,
+                denoise(x, torch.full((), t, device=x.device)),
                 t,
                 x,
                 eta=self.eta,
                 use_clipped_model_output=True,
-                variance_noise=noise.normal(*x.shape, device=device) if self.eta else None,
+                variance_noise=noise.normal(*x.shape, device=x.device) if self.eta else None,
                 return_dict=False,
             )[0]
         return x
+
+    def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
+        x = noise.normal(len(context), *self.shape, device=context.device)
+        return self.integrate(self.denoiser(context), x, noise=noise)
 
 
 def _check(prediction_type: str, spacing: str, num_steps: int, num_train_steps: int) -> None:

@@ -2,7 +2,8 @@
 
 Song et al. 2023, "Consistency Models", arXiv:2303.01469, Algorithm 2. Departure: the target's
 weights are the student's own without their gradient, not an average of them (Song and Dhariwal
-2023, arXiv:2310.14189, Section 3.2).
+2023, arXiv:2310.14189, Section 3.2). And errors are weighted as EDM's are, so that what the teacher
+knew of little noise is not forgotten, where the paper weights all levels alike.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class DistilledHead(StudentHead):
         return c_skip * x + c_out * student.network(c_in * x, sigma, memories).float()
 
     def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
-        """||f(x, t_{n+1}) - f(x', t_n)||^2, where the teacher steps from x to x' (Eq. 7)."""
+        """||(f(x, t_{n+1}) - f(x', t_n)) / c_out||^2, the teacher stepping from x to x' (Eq. 7)."""
         pairs = len(self.sigmas) - 1
         u = noise.uniform(len(action), device=action.device)
         n = (u * pairs).long().clamp(max=pairs - 1)
@@ -109,7 +110,8 @@ class DistilledHead(StudentHead):
         with torch.no_grad():
             next_x = self.teach(x, sigma, next_sigma, context)
             target = self.consistent(next_x, next_sigma, memories)
-        return (self.consistent(x, sigma, memories) - target).square().mean(-1)
+        c_out = self.student.scalings(sigma)[1][:, None, None]
+        return ((self.consistent(x, sigma, memories) - target) / c_out).square().mean(-1)
 
     def teach(self, x: Tensor, sigma: Tensor, next_sigma: Tensor, context: Tensor) -> Tensor:
         """One step of Heun's method with the teacher, from levels (B,) to levels (B,)."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from embodied.heads.base import ErrorHead
 from embodied.heads.evidence import decoder_cost, prior_gap
+from embodied.heads.samplers import Denoiser
 from embodied.heads.trunk import ActionTransformer, TrunkOptions
 from embodied.networks.timestep import TimeEmbedding
 from embodied.networks.transformer import Memory
@@ -97,19 +98,22 @@ class FlowHead(ErrorHead):
         ends = ends + prior_gap(action, alpha=1 - _CLEANEST, sigma=_CLEANEST)
         return -weight[:, None] * errors - ends
 
-    def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
-        rows, device = len(context), context.device
+    def denoiser(self, context: Tensor) -> Denoiser:
+        """The velocity under a context (B, L, D), of x (B, H, A) at a 0-d time."""
         memories = self.trunk.remember(context)
-        x = noise.normal(rows, *self.shape, device=device)
+        return lambda x, t: self.velocity(x, t.expand(len(x)), memories)
+
+    def integrate(self, denoise: Denoiser, x: Tensor, *, noise: Noise) -> Tensor:
+        """From noise x to an action; none is added on the way."""
+        step = 1 / self.num_steps
         for i in range(self.num_steps):
-            x = x + self._slope(x, i / self.num_steps, memories) / self.num_steps
+            t = x.new_full((), i * step)
+            slope = denoise(x, t)
+            if self.method == "midpoint":
+                slope = denoise(x + step / 2 * slope, t + step / 2)
+            x = x + step * slope
         return x
 
-    def _slope(self, x: Tensor, t: float, memories: Sequence[Memory]) -> Tensor:
-        """The mean velocity over the step that begins at t, as the method guesses it."""
-        times = x.new_full((len(x),), t)
-        slope = self.velocity(x, times, memories)
-        if self.method == "midpoint":
-            half = 0.5 / self.num_steps
-            slope = self.velocity(x + half * slope, times + half, memories)
-        return slope
+    def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
+        x = noise.normal(len(context), *self.shape, device=context.device)
+        return self.integrate(self.denoiser(context), x, noise=noise)
