@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -31,3 +32,62 @@ class DensityHead(ActionHead):
         Of normalised actions, with respect to the volume element of [-1, 1]^A; of heads whose
         actions are codes, the log-probability of the code.
         """
+
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""x (B, H, A) and a 0-d noise level or time -> (B, H, A), what sampling follows there: the expected
+clean action, the expected noise or the velocity."""
+
+
+class DenoisingHead(ActionHead):
+    """A head that makes noise into actions bit by bit, and so can be guided.
+
+    Attributes:
+        shape: (H, A).
+    """
+
+    shape: tuple[int, int]
+
+    @abstractmethod
+    def denoiser(self, context: Tensor) -> Denoiser:
+        """What sampling follows under a context (B, L, D), which is encoded once."""
+
+    @abstractmethod
+    def integrate(self, denoise: Denoiser, x: Tensor, *, noise: Noise) -> Tensor:
+        """Where the denoiser leads from standard normal x (B, H, A); `noise` is for samplers that
+        add some on the way."""
+
+    def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
+        return self._follow(self.denoiser(context), context, noise)
+
+    def sample_guided(
+        self, context: Tensor, untold: Tensor, *, guidance: float, noise: Noise
+    ) -> Tensor:
+        """As `sample`, by classifier-free guidance; two evaluations in place of each.
+
+        Args:
+            untold: the context (B, L, D) without what is asked.
+            guidance: see `guided`.
+        """
+        denoise = guided(self.denoiser(context), self.denoiser(untold), guidance)
+        return self._follow(denoise, context, noise)
+
+    def _follow(self, denoise: Denoiser, context: Tensor, noise: Noise) -> Tensor:
+        x = noise.normal(len(context), *self.shape, device=context.device)
+        return self.integrate(denoise, x, noise=noise)
+
+
+def guided(told: Denoiser, untold: Denoiser, guidance: float) -> Denoiser:
+    """D_untold + guidance (D_told - D_untold): 0 does not care what is asked, 1 is the model, more
+    exaggerates what the instruction changes.
+
+    Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598, Eq. 6, with 1 + w for
+    guidance), in BESO's form. Clean action, noise and velocity at one x differ by what both sides
+    share, so that it is the same for each.
+    """
+
+    def denoise(x: Tensor, level: Tensor) -> Tensor:
+        free = untold(x, level)
+        return free + guidance * (told(x, level) - free)
+
+    return denoise
