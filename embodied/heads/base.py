@@ -17,6 +17,15 @@ class ActionHead(nn.Module, ABC):
     def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
         """Context (B, L, D) and action (B, H, A) -> loss of each row and step, (B, H)."""
 
+    def fit(self, action: Tensor) -> None:
+        """Learns from chunks (N, H, A) of the training data, normalised, what no gradient of `loss`
+        will teach, such as a tokeniser; most heads learn nothing.
+
+        Called once, before training. Every process must come to the same, so that what is drawn is
+        drawn with a seed of its own; the result belongs in buffers, which weights' averages, data
+        parallelism and a resumed run leave alone. A head that is not fitted must work all the same.
+        """
+
     @abstractmethod
     def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
         """Context (B, L, D) -> action (B, H, A)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,6 +14,9 @@ from embodied.noise import Noise
 from embodied.normalize import MinMax
 from embodied.policies.base import Policy, by_source
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec, place
+
+_MOST_CHUNKS = 2**14
+"""More would take memory and time, and tell a head little that is new."""
 
 
 class ChunkPolicy(Policy):
@@ -102,6 +106,10 @@ class ChunkPolicy(Policy):
         else:
             changes = extremes(start[:, 0], action, lengths, self.pred_horizon)
             self.action_normalizer.fit(changes)
+        if lengths is not None:  # without, nobody knows what is a chunk
+            steps = chunk_steps(lengths, self.pred_horizon)
+            start = None if start is None else start[steps[:, 0]]
+            self.head.fit(self._normalize(action[steps], start))
 
     def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
         condition = batch.condition
@@ -173,6 +181,20 @@ def _part(spec: Spec, name: str) -> list[int]:
             f"got {name!r}; with recorded data, data.state names the parts"
         )
     return list(found)
+
+
+def chunk_steps(lengths: Tensor, pred_horizon: int, most: int = _MOST_CHUNKS) -> Tensor:
+    """(M, H) rows of the chunks that begin at steps spread evenly over whole episodes, end to end;
+    as in training, an episode's last step repeats past its end.
+
+    Args:
+        lengths: (E,) of the episodes.
+        most: chunks, if there are as many steps.
+    """
+    last = (lengths.cumsum(0) - 1).repeat_interleave(lengths)
+    first = torch.arange(0, len(last), math.ceil(len(last) / most), device=lengths.device)
+    ahead = torch.arange(pred_horizon, device=lengths.device)
+    return torch.minimum(first[:, None] + ahead, last[first][:, None])
 
 
 def extremes(start: Tensor, action: Tensor, lengths: Tensor, pred_horizon: int) -> Tensor:
