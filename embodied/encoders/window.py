@@ -15,12 +15,10 @@ class GoalNumbers(ModalityEncoder):
     """The numbers of a goal state as they are, (B, 1, S) normalised; 0 where there is no goal."""
 
     modality = "goal_state"
-    absent: Tensor
 
     def __init__(self, state_dim: int, normalizer: ZScore) -> None:
         super().__init__(state_dim)
-        del self.absent
-        self.register_buffer("absent", torch.zeros(state_dim), persistent=False)
+        self.absent.requires_grad_(False).zero_()  # BESO's goal that is none
         self.normalizer = normalizer
 
     def embed(

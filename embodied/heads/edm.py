@@ -10,7 +10,7 @@ action tokens instead of being one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 
@@ -37,7 +37,7 @@ class EDMHead(DenoisingHead):
         noise_density: how often which noise is trained; see `heads.densities`.
         sampler, schedule, num_steps: how `sample` integrates; see `heads.samplers` and
             `heads.schedules`.
-        trunk: num_layers, num_heads, dropout and patch of the `ActionTransformer`.
+        trunk: options of the `ActionTransformer`.
     """
 
     def __init__(
@@ -71,8 +71,20 @@ class EDMHead(DenoisingHead):
         self.density = DENSITIES[noise_density]
         self.trained_levels = Levels(sigma_min, sigma_max, sigma_data, sampled=self.sigmas[:-1])
         self.embed_sigma = nn.Linear(1, dim)
-        self.trunk = ActionTransformer(
-            in_dim=action_dim, out_dim=action_dim, pred_horizon=pred_horizon, dim=dim, **trunk
+        self.trunk = self.make_trunk(
+            action_dim=action_dim,
+            pred_horizon=pred_horizon,
+            num_tokens=num_tokens,
+            dim=dim,
+            **trunk,
+        )
+
+    def make_trunk(
+        self, *, action_dim: int, pred_horizon: int, num_tokens: int, dim: int, **options: Any
+    ) -> ActionTransformer:
+        """The network."""
+        return ActionTransformer(
+            in_dim=action_dim, out_dim=action_dim, pred_horizon=pred_horizon, dim=dim, **options
         )
 
     def network(self, x: Tensor, sigma: Tensor, memories: Sequence[Memory]) -> Tensor:

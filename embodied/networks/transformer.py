@@ -18,13 +18,17 @@ Memory = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x to itself and to `memory`."""
+    """Multi-head attention of x to itself and to `memory`.
+
+    Attributes:
+        dropout: of the weights with which it looks, in training.
+    """
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")
-        self.num_heads = num_heads
+        self.num_heads, self.dropout = num_heads, 0.0
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
@@ -39,13 +43,14 @@ class Attention(nn.Module):
         if causal:
             whole = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
             seen = whole.tril(k.shape[2] - q.shape[2])
+        dropout = self.dropout if self.training else 0.0
         if k.shape[2] <= _SHORT:
             scores = q @ k.mT * q.shape[-1] ** -0.5
             if seen is not None:
                 scores = scores.masked_fill(~seen, -torch.inf)
-            y = torch.softmax(scores, dim=-1) @ v
+            y = F.dropout(torch.softmax(scores, dim=-1), dropout, self.training) @ v
         else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
         out: Tensor = self.out(rearrange(y, "b h l d -> b l (h d)"))
         return out
 

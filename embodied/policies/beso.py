@@ -10,10 +10,9 @@ from torch import Tensor
 
 from embodied.encoders.base import Encoder
 from embodied.encoders.window import first_steps
-from embodied.heads.base import Denoiser
+from embodied.heads.base import Denoiser, guided
 from embodied.heads.edm import EDMHead
 from embodied.noise import Noise
-from embodied.policies.base import by_source
 from embodied.policies.chunk import ChunkPolicy
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec
 
@@ -48,6 +47,8 @@ class BESOPolicy(ChunkPolicy):
         element_dropout: float = 0.0,
         guidance: float = 1.0,
     ) -> None:
+        if obs_horizon < 2:
+            raise ValueError(f"obs_horizon must be 2 steps or more, got {obs_horizon}")
         super().__init__(
             spec=spec,
             encoder=encoder,
@@ -66,7 +67,8 @@ class BESOPolicy(ChunkPolicy):
         previous, steps = self._previous(batch.observation)
         window = torch.cat([previous, batch.action[:, :1]], dim=1)
         valid = torch.arange(self.obs_horizon, device=steps.device) < steps[:, None]
-        whole = replace(batch, action=first_steps(window, steps), mask=valid)
+        mask = valid & batch.mask[:, :1]
+        whole = replace(batch, action=first_steps(window, steps), mask=mask)
         return super().loss(whole, noise=noise)
 
     def _sample(self, observation: Observation, condition: Condition, noise: Noise) -> Tensor:
@@ -77,7 +79,10 @@ class BESOPolicy(ChunkPolicy):
         past = (torch.arange(self.obs_horizon, device=steps.device) < newest[:, None])[..., None]
         done = first_steps(torch.cat([previous, previous[:, -1:]], dim=1), steps)
         done = self.action_normalizer(done)
-        denoise = self.denoiser(observation, condition)
+        denoise = self.head.denoiser(self.encoder(observation, condition))
+        if self.guidance != 1:
+            untold = self.head.denoiser(self.encoder(observation, Condition()))
+            denoise = guided(denoise, untold, self.guidance)
         if self.hold_previous:
             denoise = _held(denoise, done, past)
         x = noise.normal(len(steps), *self.head.shape, device=steps.device)
