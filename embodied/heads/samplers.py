@@ -123,8 +123,8 @@ def dpmpp_2s_ancestral(denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: Nois
 
 def _extrapolated(clean: Tensor, before: Tensor, levels: Tensor) -> Tensor:
     """The clean action half a step on, from those at the first two of three levels."""
-    last, this = (levels[:-1] / levels[1:]).log()
-    return clean + this / (2 * last) * (clean - before)
+    h = (levels[:-1] / levels[1:]).log()
+    return clean + h[1] / (2 * h[0]) * (clean - before)
 
 
 def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
