@@ -13,9 +13,8 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from embodied.heads.base import ErrorHead
+from embodied.heads.base import Denoiser, ErrorHead
 from embodied.heads.evidence import decoder_cost, prior_gap
-from embodied.heads.samplers import Denoiser
 from embodied.heads.trunk import ActionTransformer, TrunkOptions
 from embodied.networks.timestep import TimeEmbedding
 from embodied.noise import Noise
@@ -153,10 +152,6 @@ class DDPMHead(ErrorHead):
                 return_dict=False,
             )[0]
         return x
-
-    def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
-        x = noise.normal(len(context), *self.shape, device=context.device)
-        return self.integrate(self.denoiser(context), x, noise=noise)
 
 
 def _check(prediction_type: str, spacing: str, num_steps: int, num_train_steps: int) -> None:

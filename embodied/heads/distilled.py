@@ -16,7 +16,7 @@ from torch import Tensor
 
 from embodied.heads.base import StudentHead
 from embodied.heads.edm import EDMHead
-from embodied.heads.samplers import karras
+from embodied.heads.schedules import karras
 from embodied.heads.trunk import TrunkOptions
 from embodied.networks.transformer import Memory
 from embodied.noise import Noise

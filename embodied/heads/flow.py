@@ -13,9 +13,8 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from embodied.heads.base import ErrorHead
+from embodied.heads.base import Denoiser, ErrorHead
 from embodied.heads.evidence import decoder_cost, prior_gap
-from embodied.heads.samplers import Denoiser
 from embodied.heads.trunk import ActionTransformer, TrunkOptions
 from embodied.networks.timestep import TimeEmbedding
 from embodied.networks.transformer import Memory
@@ -113,7 +112,3 @@ class FlowHead(ErrorHead):
                 slope = denoise(x + step / 2 * slope, t + step / 2)
             x = x + step * slope
         return x
-
-    def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
-        x = noise.normal(len(context), *self.shape, device=context.device)
-        return self.integrate(self.denoiser(context), x, noise=noise)
