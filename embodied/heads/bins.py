@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Unpack
 
-import torch
 from einops import rearrange
 from torch import Tensor
 from torch.distributions import Categorical
 
 from embodied.heads.base import DensityHead
-from embodied.heads.gaussian import check_temperature
+from embodied.heads.codes import check_temperature, draw
 from embodied.heads.trunk import ActionTransformer, TrunkOptions
 from embodied.noise import Noise
 
@@ -78,14 +77,5 @@ class BinsHead(DensityHead):
 
     def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
         logits = self.logits(context)
-        if not self.temperature:
-            return self.decode(logits.argmax(-1))
         u = noise.uniform(*logits.shape[:-1], device=context.device)
-        return self.decode(draw_class(logits / self.temperature, u))
-
-
-def draw_class(logits: Tensor, u: Tensor) -> Tensor:
-    """A class (...) by logits (..., K), as u (...) in [0, 1) falls into their cumulated shares."""
-    cumulated = torch.softmax(logits, -1).cumsum(-1)
-    found = (u[..., None] >= cumulated).sum(-1)
-    return found.clamp(max=logits.shape[-1] - 1)  # sums may end just below 1
+        return self.decode(draw(logits, u, temperature=self.temperature))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from embodied.heads.base import DensityHead
+from embodied.heads.codes import check_temperature
 from embodied.heads.trunk import ActionTransformer, TrunkOptions
 from embodied.noise import Noise
 
@@ -106,9 +107,3 @@ def check_range(min_std: float, max_std: float) -> None:
     """Raises ValueError unless 0 < min_std < max_std."""
     if not 0 < min_std < max_std:
         raise ValueError(f"need 0 < min_std < max_std, got {min_std} and {max_std}")
-
-
-def check_temperature(temperature: float) -> None:
-    """Raises ValueError where it is negative."""
-    if temperature < 0:
-        raise ValueError(f"temperature must be 0 or more, got {temperature}")

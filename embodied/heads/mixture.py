@@ -12,8 +12,8 @@ from torch.distributions import Normal
 from torch.nn import functional as F
 
 from embodied.heads.base import DensityHead
-from embodied.heads.bins import draw_class
-from embodied.heads.gaussian import bounded_std, check_range, check_temperature
+from embodied.heads.codes import check_temperature, draw
+from embodied.heads.gaussian import bounded_std, check_range
 from embodied.heads.trunk import ActionTransformer, TrunkOptions
 from embodied.noise import Noise
 
@@ -94,8 +94,8 @@ class MixtureHead(DensityHead):
         log_weights, gaussians = self.modes(context)
         rows, steps, _, action_dim = gaussians.mean.shape
         u = noise.uniform(rows, steps if self.per_step else 1, device=context.device)
-        mode = draw_class(log_weights, u.expand(rows, steps))
+        mode = draw(log_weights, u.expand(rows, steps))
         index = mode[:, :, None, None].expand(rows, steps, 1, action_dim)
         mean, std = (x.gather(2, index)[:, :, 0] for x in (gaussians.mean, gaussians.stddev))
-        draw = noise.normal(rows, steps, action_dim, device=context.device)
-        return mean + math.sqrt(self.temperature) * std * draw
+        normal = noise.normal(rows, steps, action_dim, device=context.device)
+        return mean + math.sqrt(self.temperature) * std * normal
