@@ -1,4 +1,4 @@
-"""Every head of conf/head/: its contract, and what it makes of data with more than one right action.
+"""Every head of conf/head/: its contract, and what it makes of data with several right actions.
 
 A new head's file is found by itself; its line in EXPECTED says what to expect of it.
 """
