@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -15,6 +16,15 @@ class ActionHead(nn.Module, ABC):
     @abstractmethod
     def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
         """Context (B, L, D) and action (B, H, A) -> loss of each row and step, (B, H)."""
+
+    def fit(self, action: Tensor) -> None:
+        """Learns from chunks (N, H, A) of the training data, normalised, what no gradient of `loss`
+        will teach, such as a tokeniser; most heads learn nothing.
+
+        Called once, before training. Every process must come to the same, so that what is drawn is
+        drawn with a seed of its own; the result belongs in buffers, which weights' averages, data
+        parallelism and a resumed run leave alone. A head that is not fitted must work all the same.
+        """
 
     @abstractmethod
     def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
@@ -31,3 +41,62 @@ class DensityHead(ActionHead):
         Of normalised actions, with respect to the volume element of [-1, 1]^A; of heads whose
         actions are codes, the log-probability of the code.
         """
+
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""x (B, H, A) and a 0-d noise level or time -> (B, H, A), what sampling follows there: the expected
+clean action, the expected noise or the velocity."""
+
+
+class DenoisingHead(ActionHead):
+    """A head that makes noise into actions bit by bit, and so can be guided.
+
+    Attributes:
+        shape: (H, A).
+    """
+
+    shape: tuple[int, int]
+
+    @abstractmethod
+    def denoiser(self, context: Tensor) -> Denoiser:
+        """What sampling follows under a context (B, L, D), which is encoded once."""
+
+    @abstractmethod
+    def integrate(self, denoise: Denoiser, x: Tensor, *, noise: Noise) -> Tensor:
+        """Where the denoiser leads from standard normal x (B, H, A); `noise` is for samplers that
+        add some on the way."""
+
+    def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
+        return self._follow(self.denoiser(context), context, noise)
+
+    def sample_guided(
+        self, context: Tensor, untold: Tensor, *, guidance: float, noise: Noise
+    ) -> Tensor:
+        """As `sample`, by classifier-free guidance; two evaluations in place of each.
+
+        Args:
+            untold: the context (B, L, D) without what is asked.
+            guidance: see `guided`.
+        """
+        denoise = guided(self.denoiser(context), self.denoiser(untold), guidance)
+        return self._follow(denoise, context, noise)
+
+    def _follow(self, denoise: Denoiser, context: Tensor, noise: Noise) -> Tensor:
+        x = noise.normal(len(context), *self.shape, device=context.device)
+        return self.integrate(denoise, x, noise=noise)
+
+
+def guided(told: Denoiser, untold: Denoiser, guidance: float) -> Denoiser:
+    """D_untold + guidance (D_told - D_untold): 0 does not care what is asked, 1 is the model, more
+    exaggerates what the instruction changes.
+
+    Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598, Eq. 6, with 1 + w for
+    guidance), in BESO's form. Clean action, noise and velocity at one x differ by what both sides
+    share, so that it is the same for each.
+    """
+
+    def denoise(x: Tensor, level: Tensor) -> Tensor:
+        free = untold(x, level)
+        return free + guidance * (told(x, level) - free)
+
+    return denoise

@@ -9,15 +9,15 @@ action tokens instead of being one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
-import torch
 from torch import Tensor, nn
 
-from embodied.heads.base import ActionHead
-from embodied.heads.samplers import SAMPLERS, SCHEDULES
+from embodied.heads.base import Denoiser, DenoisingHead
+from embodied.heads.densities import DENSITIES, Levels
+from embodied.heads.samplers import SAMPLERS
+from embodied.heads.schedules import SCHEDULES
 from embodied.heads.trunk import ActionTransformer, TrunkOptions
 from embodied.networks.transformer import Memory
 from embodied.noise import Noise
@@ -28,14 +28,16 @@ def _choice(name: str, value: str, choices: dict[str, object]) -> None:
         raise ValueError(f"{name} must be one of {sorted(choices)}, got {value!r}")
 
 
-class EDMHead(ActionHead):
+class EDMHead(DenoisingHead):
     """Denoises an action chunk with a transformer over noisy actions, after the context.
 
     Args:
         sigma_data: standard deviation of normalised actions.
         sigma_min, sigma_max: noise range of training and sampling.
-        sampler, schedule, num_steps: how `sample` integrates; see `heads.samplers`.
-        trunk: num_layers, num_heads, dropout and patch of the `ActionTransformer`.
+        noise_density: how often which noise is trained; see `heads.densities`.
+        sampler, schedule, num_steps: how `sample` integrates; see `heads.samplers` and
+            `heads.schedules`.
+        trunk: options of the `ActionTransformer`.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class EDMHead(ActionHead):
         sigma_data: float = 0.5,
         sigma_min: float = 0.005,
         sigma_max: float = 1.0,
+        noise_density: str = "loglogistic",
         sampler: str = "ddim",
         schedule: str = "exponential",
         num_steps: int = 3,
         **trunk: Unpack[TrunkOptions],
     ) -> None:
         super().__init__()
+        _choice("noise_density", noise_density, dict(DENSITIES))
         _choice("sampler", sampler, dict(SAMPLERS))
         _choice("schedule", schedule, dict(SCHEDULES))
         if not 0 < sigma_min < sigma_max:
@@ -64,9 +68,23 @@ class EDMHead(ActionHead):
         self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
         self.sampler = SAMPLERS[sampler]
         self.sigmas = SCHEDULES[schedule](num_steps, sigma_min, sigma_max)
+        self.density = DENSITIES[noise_density]
+        self.trained_levels = Levels(sigma_min, sigma_max, sigma_data, sampled=self.sigmas[:-1])
         self.embed_sigma = nn.Linear(1, dim)
-        self.trunk = ActionTransformer(
-            in_dim=action_dim, out_dim=action_dim, pred_horizon=pred_horizon, dim=dim, **trunk
+        self.trunk = self.make_trunk(
+            action_dim=action_dim,
+            pred_horizon=pred_horizon,
+            num_tokens=num_tokens,
+            dim=dim,
+            **trunk,
+        )
+
+    def make_trunk(
+        self, *, action_dim: int, pred_horizon: int, num_tokens: int, dim: int, **options: Any
+    ) -> ActionTransformer:
+        """The network."""
+        return ActionTransformer(
+            in_dim=action_dim, out_dim=action_dim, pred_horizon=pred_horizon, dim=dim, **options
         )
 
     def network(self, x: Tensor, sigma: Tensor, memories: Sequence[Memory]) -> Tensor:
@@ -91,16 +109,8 @@ class EDMHead(ActionHead):
         return c_skip * x + c_out * self.network(c_in * x, sigma, memories).float()
 
     def training_sigma(self, u: Tensor) -> Tensor:
-        """Uniform u in [0, 1] -> log-logistic noise truncated to [sigma_min, sigma_max].
-
-        Location ln(sigma_data), scale 0.5, by the inverse of the distribution function.
-        """
-        location, scale = math.log(self.sigma_data), 0.5
-        low, high = (
-            1 / (1 + math.exp(-(math.log(s) - location) / scale))
-            for s in (self.sigma_min, self.sigma_max)
-        )
-        return torch.exp(location + scale * torch.logit(low + (high - low) * u))
+        """Uniform u in [0, 1] -> noise levels to train at."""
+        return self.density(u, self.trained_levels)
 
     def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
         """||F - (a - c_skip x) / c_out||^2, unweighted, which is EDM's weighting of D's error."""
@@ -111,13 +121,10 @@ class EDMHead(ActionHead):
         error = self.network(c_in * x, sigma, self.trunk.remember(context)).float() - target
         return error.square().mean(-1)
 
-    def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
-        rows = len(context)
-        sigmas = self.sigmas.to(context.device)
+    def denoiser(self, context: Tensor) -> Denoiser:
         memories = self.trunk.remember(context)
+        return lambda x, sigma: self.denoise(x, sigma.expand(len(x)), memories)
 
-        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return self.denoise(x, sigma.expand(rows), memories)
-
-        x = self.sigma_max * noise.normal(rows, *self.shape, device=context.device)
-        return self.sampler(denoise, x, sigmas, noise)
+    def integrate(self, denoise: Denoiser, x: Tensor, *, noise: Noise) -> Tensor:
+        sigmas = self.sigmas.to(x.device)
+        return self.sampler(denoise, sigmas[0] * x, sigmas, noise)
