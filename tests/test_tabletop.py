@@ -12,6 +12,9 @@ from embodied.suites import Player, Playful
 from embodied.testing import check_env, check_episodes
 from embodied_datasets.lerobot import LeRobotDataset
 from embodied_datasets.play import collect
+from embodied_envs.continuous import Continuous
+from embodied_envs.motions import Motions
+from embodied_envs.shoves import Shoves
 from embodied_envs.tabletop import Playground, Tabletop
 from embodied_envs.tabletop_experts import TabletopExpert, TabletopPlayer
 from embodied_envs.tabletop_tasks import (
@@ -297,3 +300,11 @@ def test_a_task_that_is_unknown_is_named() -> None:
     with pytest.raises(ValueError, match="did you mean 'open-drawer'"):
         Tabletop(tasks=("open-drawr",))
     assert Task("play").blocks == ()
+
+
+@pytest.mark.parametrize("make", [Tabletop, Shoves, Motions, Continuous])
+def test_a_camera_that_is_not_there_is_named_before_a_scene_is_opened(make: Any) -> None:
+    with pytest.raises(ValueError, match=r"camera must be one of front, top.*, got 'back'"):
+        make(observation="pixels", cameras=("back",))
+    with pytest.raises(ValueError, match=r"camera must be one of front, top.*, got 7"):
+        make(observation="pixels", cameras=(7,))

@@ -59,6 +59,7 @@ class Continuous(SimulatedSuite):
     """
 
     library: ClassVar[str] = "continuous"
+    camera_names: ClassVar[tuple[str, ...]] = ("front", "top", "side")
 
     tasks: tuple[str, ...] = ()
     split: Split = "seen"

@@ -128,6 +128,7 @@ class Motions(SimulatedSuite):
     """
 
     library: ClassVar[str] = "motions"
+    camera_names: ClassVar[tuple[str, ...]] = CAMERAS
 
     tasks: tuple[str, ...] = ()
     split: Split = "seen"

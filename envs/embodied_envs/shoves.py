@@ -196,15 +196,10 @@ class Shoves(SimulatedSuite):
     """
 
     library: ClassVar[str] = "shoves"
+    camera_names: ClassVar[tuple[str, ...]] = CAMERAS
 
     tasks: tuple[str, ...] = tuple(SHOVES)
     cameras: tuple[int | str, ...] = ("top",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for camera in self.cameras:
-            if camera not in range(-1, len(CAMERAS)):
-                check_choice("camera", camera, CAMERAS)
 
     @property
     def name(self) -> str:

@@ -44,6 +44,7 @@ class SimulatedSuite(ABC):
     """
 
     library: ClassVar[str]
+    camera_names: ClassVar[tuple[str, ...]] = ()  # where they are the same in all tasks
 
     tasks: tuple[str, ...]
     observation: Literal["state", "pixels", "mixed"] = "state"
@@ -82,6 +83,9 @@ class SimulatedSuite(ABC):
                 raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
         if any(isinstance(camera, int) and camera < OVERVIEW for camera in self.cameras):
             raise ValueError(f"cameras must be names or numbers from -1, got {self.cameras}")
+        for camera in self.cameras if self.camera_names else ():
+            if camera not in range(OVERVIEW, len(self.camera_names)):
+                check_choice("camera", camera, self.camera_names)
         common_sizes({task: self._sizes_of(task) for task in self.tasks})
 
     def _sizes_of(self, task: str) -> Sizes:

@@ -45,15 +45,10 @@ class Tabletop(SimulatedSuite):
     """
 
     library: ClassVar[str] = "tabletop"
+    camera_names: ClassVar[tuple[str, ...]] = CAMERAS
 
     tasks: tuple[str, ...] = tuple(TASKS)
     cameras: tuple[int | str, ...] = ("front",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for camera in self.cameras:
-            if camera not in range(-1, len(CAMERAS)):
-                check_choice("camera", camera, CAMERAS)
 
     @property
     def name(self) -> str:
