@@ -61,7 +61,8 @@ class DDPMHead(ErrorHead):
         self.shape = (pred_horizon, action_dim)
         self.num_train_steps, self.eta = num_train_steps, eta
         self.prediction_type = prediction_type
-        self.scheduler: Any = DDIMScheduler(  # type: ignore[no-untyped-call]
+        make: Any = DDIMScheduler  # diffusers' modules are untyped
+        self.scheduler = make(
             num_train_timesteps=num_train_steps,
             beta_schedule=beta_schedule,
             prediction_type=prediction_type,
