@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -10,7 +11,14 @@ from embodied.noise import Noise
 
 
 class ActionHead(nn.Module, ABC):
-    """Models p(action chunk | context). Actions are normalised to [-1, 1]."""
+    """Models p(action chunk | context). Actions are normalised to [-1, 1].
+
+    Attributes:
+        samplers: what its option `sampler` may be, where it has one; what does not change its
+            parameters, so that a trained head can be given another.
+    """
+
+    samplers: tuple[str, ...] = ()
 
     @abstractmethod
     def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
@@ -31,3 +39,27 @@ class DensityHead(ActionHead):
         Of normalised actions, with respect to the volume element of [-1, 1]^A; of heads whose
         actions are codes, the log-probability of the code.
         """
+
+
+@runtime_checkable
+class WarmHead(Protocol):
+    """A head that can sample from near a chunk, in fewer steps than from noise alone.
+
+    Attributes:
+        noise_range: the least and the most noise that it was trained to remove.
+    """
+
+    @property
+    def noise_range(self) -> tuple[float, float]: ...
+
+    def resample(
+        self, context: Tensor, previous: Tensor, *, sigma: float, num_steps: int, noise: Noise
+    ) -> Tensor:
+        """From `previous` (B, H, A) under Gaussian noise -> action (B, H, A).
+
+        Args:
+            sigma: standard deviation of the noise, where `previous` has unit scale. Heads that
+                count noise otherwise begin where noise over signal is this.
+            num_steps: of the sampler, from there to no noise.
+        """
+        ...

@@ -31,12 +31,16 @@ def _choice(name: str, value: str, choices: dict[str, object]) -> None:
 class EDMHead(ActionHead):
     """Denoises an action chunk with a transformer over noisy actions, after the context.
 
+    It is a `WarmHead`.
+
     Args:
         sigma_data: standard deviation of normalised actions.
         sigma_min, sigma_max: noise range of training and sampling.
         sampler, schedule, num_steps: how `sample` integrates; see `heads.samplers`.
         trunk: num_layers, num_heads, dropout and patch of the `ActionTransformer`.
     """
+
+    samplers = tuple(SAMPLERS)
 
     def __init__(
         self,
@@ -63,7 +67,8 @@ class EDMHead(ActionHead):
         self.shape = (pred_horizon, action_dim)
         self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
         self.sampler = SAMPLERS[sampler]
-        self.sigmas = SCHEDULES[schedule](num_steps, sigma_min, sigma_max)
+        self.schedule = SCHEDULES[schedule]
+        self.sigmas = self.schedule(num_steps, sigma_min, sigma_max)
         self.embed_sigma = nn.Linear(1, dim)
         self.trunk = ActionTransformer(
             in_dim=action_dim, out_dim=action_dim, pred_horizon=pred_horizon, dim=dim, **trunk
@@ -111,13 +116,25 @@ class EDMHead(ActionHead):
         error = self.network(c_in * x, sigma, self.trunk.remember(context)).float() - target
         return error.square().mean(-1)
 
+    @property
+    def noise_range(self) -> tuple[float, float]:
+        return self.sigma_min, self.sigma_max
+
     def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
-        rows = len(context)
-        sigmas = self.sigmas.to(context.device)
-        memories = self.trunk.remember(context)
+        x = self.sigma_max * noise.normal(len(context), *self.shape, device=context.device)
+        return self._integrate(context, x, self.sigmas, noise)
+
+    def resample(
+        self, context: Tensor, previous: Tensor, *, sigma: float, num_steps: int, noise: Noise
+    ) -> Tensor:
+        x = previous + sigma * noise.normal(*previous.shape, device=context.device)
+        sigmas = self.schedule(num_steps, self.sigma_min, sigma)
+        return self._integrate(context, x, sigmas, noise)
+
+    def _integrate(self, context: Tensor, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+        rows, memories = len(context), self.trunk.remember(context)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             return self.denoise(x, sigma.expand(rows), memories)
 
-        x = self.sigma_max * noise.normal(rows, *self.shape, device=context.device)
-        return self.sampler(denoise, x, sigmas, noise)
+        return self.sampler(denoise, x, sigmas.to(context.device), noise)

@@ -8,15 +8,18 @@ import torch
 from torch import Tensor
 
 from embodied.encoders.base import Encoder
-from embodied.heads.base import ActionHead
+from embodied.heads.base import ActionHead, WarmHead
 from embodied.noise import Noise
 from embodied.normalize import MinMax
-from embodied.policies.base import Policy, by_source
+from embodied.policies.base import Policy, WarmPolicy, by_source
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec, place
 
 
 class ChunkPolicy(Policy):
     """Action chunking (Zhao et al. 2023, arXiv:2304.13705) with any encoder and head.
+
+    Attributes:
+        head_sizes: what `head` was called with.
 
     Args:
         encoder: factory called with (spec=, obs_horizon=, dim=).
@@ -46,12 +49,13 @@ class ChunkPolicy(Policy):
         self.obs_horizon = obs_horizon
         self.pred_horizon = pred_horizon
         self.encoder = encoder(spec=spec, obs_horizon=obs_horizon, dim=dim)
-        self.head = head(
-            action_dim=spec.action_dim,
-            pred_horizon=pred_horizon,
-            num_tokens=self.encoder.num_tokens,
-            dim=dim,
-        )
+        self.head_sizes = {
+            "action_dim": spec.action_dim,
+            "pred_horizon": pred_horizon,
+            "num_tokens": self.encoder.num_tokens,
+            "dim": dim,
+        }
+        self.head = head(**self.head_sizes)
         self.reference = None if relative_to is None else reference_indices(spec, relative_to)
         # Changes grow along a chunk, so that each step of it has a range of its own.
         steps = 1 if self.reference is None else pred_horizon
@@ -94,7 +98,41 @@ class ChunkPolicy(Policy):
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         context = self.encoder(observation, condition)
         action = self.head.sample(context, noise=noise)
-        start = self._start(observation)
+        return self._denormalize(action, self._start(observation))
+
+    def as_warm(self) -> WarmPolicy | None:
+        return self if isinstance(self.head, WarmHead) else None
+
+    @property
+    def noise_range(self) -> tuple[float, float]:
+        return self._warm_head.noise_range
+
+    def act_from(
+        self,
+        previous: Tensor,
+        observation: Observation,
+        condition: Condition,
+        *,
+        sigma: float,
+        num_steps: int,
+        noise: Noise,
+    ) -> Tensor:
+        context, start = self.encoder(observation, condition), self._start(observation)
+        action = self._warm_head.resample(
+            context,
+            self._normalize(previous, start),
+            sigma=sigma,
+            num_steps=num_steps,
+            noise=noise,
+        )
+        return self._denormalize(action, start)
+
+    @property
+    def _warm_head(self) -> WarmHead:
+        assert isinstance(self.head, WarmHead), "`as_warm` says whether it is"
+        return self.head
+
+    def _denormalize(self, action: Tensor, start: Tensor | None) -> Tensor:
         if start is None:
             action = self.action_normalizer.inverse(action)
         else:
