@@ -232,14 +232,26 @@ def made_up(policy: Policy, rows: int) -> tuple[Observation, Condition]:
     return observation, Condition(language=("",) * rows)
 
 
-def calls(policy: Policy) -> Callable[[], Tensor]:
-    """One call of `policy.act` at batch 1, until the action is on the CPU."""
-    observation, condition = made_up(policy, 1)
+def calls(
+    policy: Policy,
+    condition: Condition | None = None,
+    *,
+    through: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = lambda act: act,
+) -> Callable[[], Tensor]:
+    """One call of `policy.act` at batch 1, until the action is on the CPU.
+
+    Args:
+        condition: what is asked, one row; by default empty words.
+        through: makes another function of `policy.act`, such as `torch.compile`.
+    """
+    observation, empty = made_up(policy, 1)
+    asked = (condition or empty).to(observation.state.device)
     noise = RowNoise([torch.Generator().manual_seed(0)])
+    choose = through(policy.act)
 
     @torch.inference_mode()
     def act() -> Tensor:
-        return policy.act(observation, condition, noise=noise).cpu()
+        return choose(observation, asked, noise=noise).cpu()
 
     return act
 
