@@ -63,7 +63,8 @@ def with_sampling(config: Config, policy: Policy, options: Options) -> tuple[Con
 
     Raises:
         ConfigError: the head takes no such key.
-        ValueError: a value is none that the head takes, or it changes the head's parameters.
+        ValueError: a value is none that the head takes.
+        CheckpointError: it changes the head's parameters.
     """
     known = _chunk_policy(policy)
     other = copy.deepcopy(known)

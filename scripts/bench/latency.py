@@ -87,7 +87,7 @@ def settings(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
                 continue  # one step is Euler's
             words = [f"{num_steps} step{'s' if num_steps > 1 else ''}"] if num_steps else []
             words = [*([sampler] if sampler else []), *words]
-            if heads != ["edm"]:
+            if options.heads != ["edm"]:
                 words = [head, *words]
             choice = {"num_steps": num_steps, "sampler": sampler}
             keys = [f"policy.head.{key}={x}" for key, x in choice.items() if x is not None]
@@ -177,7 +177,7 @@ def compare_runs(options: argparse.Namespace) -> None:
     report, points = Report("latency", options), []
     timed = []
     for path in options.runs:
-        point, policy = point_of(path, options.device)
+        point, policy = point_of(Path(path), options.device)
         points.append(point)
         timed.append(Timed(point.name, options.threads, point.evaluations, WAYS["eager"](policy)))
     for _ in range(options.rounds):
@@ -188,7 +188,7 @@ def compare_runs(options: argparse.Namespace) -> None:
         point.p50_ms, point.p99_ms = (float(x) for x in np.percentile(case.times_ms, (50, 99)))
         rows.append(point.row())
     report.add("Success and latency at batch 1", rows, rates_of(timed))
-    draw(points, options.png)
+    draw(points, Path(options.png))
     print(f"written: {options.png}")
     report.close(LIMIT)
 
@@ -210,12 +210,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
         "--runs",
-        type=Path,
         nargs="+",
         default=[],
         help="instead: success and latency of these runs, or evaluations of runs",
     )
-    parser.add_argument("--png", type=Path, default=Path("bench-latency.png"), help="of --runs")
+    parser.add_argument("--png", default="bench-latency.png", help="of --runs")
     options = parser.parse_args(argv)
     for way in [way for way in options.ways if missing(way, options.device)]:
         print(f"left out: {way}: {missing(way, options.device)}")
