@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embodied.progress import Progress
 from embodied.results import Outcome
-from embodied.rollout import Actor, Arrays, Mask, Measuring
+from embodied.rollout import PREVIOUS_ACTION, Actor, Arrays, Mask, Measuring
 from embodied.suites import Assignment, SlotError
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class _Slots:
                 self._finish(slot, run)
         after = self.active
         self.envs.halt(before & ~after)
-        self._observe(observation, after)
+        self._observe({**observation, PREVIOUS_ACTION: action}, after)
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The method's result; episodes in slots that failed are lost and counted as invalid."""

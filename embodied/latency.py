@@ -226,9 +226,12 @@ def made_up(policy: Policy, rows: int) -> tuple[Observation, Condition]:
         name: torch.randint(256, (rows, policy.obs_horizon, 3, *size), generator=generator)
         for name, size in spec.cameras.items()
     }
+    past = policy.obs_horizon - 1
     observation = Observation(
         state=known[0].inverse(state) if known else state,
         images={name: image.to(device, torch.uint8) for name, image in images.items()},
+        action=torch.zeros(rows, past, spec.action_dim, device=device),
+        steps=torch.full((rows,), policy.obs_horizon, device=device),
     )
     return observation, Condition(language=("",) * rows)
 

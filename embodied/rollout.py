@@ -22,6 +22,10 @@ Arrays = Mapping[str, NDArray[Any]]
 Mask = NDArray[np.bool_]
 
 
+PREVIOUS_ACTION = "previous_action"
+"""What `observe` is told beside what is sensed, (N, A): the action that led there; no first one."""
+
+
 class Actor(Protocol):
     """Chooses actions for N slots, each with an assignment of its own."""
 
@@ -244,7 +248,22 @@ class Controller:
         return Observation(
             state=column("state").float(),
             images={name: column(name).movedim(-1, -3) for name in self.policy.spec.cameras},
+            **_done(histories, self.policy.spec.action_dim),
         )
+
+
+def _done(histories: list[list[dict[str, NDArray[Any]]]], action_dim: int) -> dict[str, Tensor]:
+    """What an `Observation` knows of earlier actions; nothing where one was not told."""
+    length = len(histories[0])
+    action, steps = torch.zeros(len(histories), length - 1, action_dim), []
+    for row, history in enumerate(histories):
+        here = [i for i in range(1, length) if history[i] is not history[i - 1]]
+        if length == 1 or any(PREVIOUS_ACTION not in history[i] for i in here):
+            return {}
+        for i in here:
+            action[row, i - 1] = torch.from_numpy(history[i][PREVIOUS_ACTION])
+        steps.append(1 + len(here))
+    return {"action": action, "steps": torch.tensor(steps)}
 
 
 class ExpertActor:

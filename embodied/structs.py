@@ -65,10 +65,15 @@ class Observation(Struct):
     Attributes:
         state: (B, T, S) float32, environment units.
         images: camera name -> (B, T, 3, h, w) uint8.
+        action: (B, T - 1, A) what was done between them, environment units; zeros where nothing was
+            yet. None where that is not known.
+        steps: (B,) int64, how many of the T are of the episode; those before repeat its first.
     """
 
     state: Tensor
     images: Mapping[str, Tensor] = field(default_factory=dict)
+    action: Tensor | None = None
+    steps: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from embodied.conditions import Language
 from embodied.encoders.fuse import TokenEncoder
 from embodied.encoders.observation import StateEncoder
 from embodied.execution import Past, Receding, TemporalEnsemble, WarmStart, execution_of
-from embodied.heads.base import ActionHead, WarmHead
+from embodied.heads.base import Denoiser, DenoisingHead, WarmHead
 from embodied.heads.edm import EDMHead
 from embodied.noise import Noise, RowNoise
 from embodied.policies.base import Policy
@@ -242,7 +242,7 @@ def test_one_warm_step_of_an_exact_denoiser_beats_one_cold_step() -> None:
     previous = mode + 0.1 * torch.randn(64, 4, 2)
     noise = RowNoise([torch.Generator().manual_seed(i) for i in range(64)])
     cold = head.sample(context, noise=noise)
-    warm = head.resample(context, previous, sigma=0.3, num_steps=1, noise=noise)
+    warm = head.resample(head.denoiser(context), previous, sigma=0.3, num_steps=1, noise=noise)
     assert float((cold.abs() - 0.5).abs().mean()) > 0.2  # between the modes
     assert float((warm - mode).abs().mean()) < 0.02  # and at the very one of the last plan
 
@@ -258,11 +258,11 @@ def test_a_warm_start_from_all_the_noise_is_a_cold_one() -> None:
 
     cold = head.sample(context, noise=noise())
     zero = torch.zeros(3, 4, 2)
-    warm = head.resample(context, zero, sigma=5.0, num_steps=3, noise=noise())
+    warm = head.resample(head.denoiser(context), zero, sigma=5.0, num_steps=3, noise=noise())
     assert torch.equal(cold, warm)
 
 
-class Halved(ActionHead):
+class Halved(DenoisingHead):
     """Half of what it begins from."""
 
     noise_range = (0.1, 1.0)
@@ -273,10 +273,13 @@ class Halved(ActionHead):
     def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
         raise NotImplementedError
 
-    def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
+    def denoiser(self, context: Tensor) -> Denoiser:
+        return lambda x, level: x
+
+    def integrate(self, denoise: Denoiser, x: Tensor, *, noise: Noise) -> Tensor:
         raise NotImplementedError
 
-    def resample(self, context: Tensor, previous: Tensor, **options: Any) -> Tensor:
+    def resample(self, denoise: Denoiser, previous: Tensor, **options: Any) -> Tensor:
         return previous / 2
 
 

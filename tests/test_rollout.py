@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from embodied.policies.base import Policy
 from embodied.policies.chunk import ChunkPolicy
 from embodied.protocols import Protocol
 from embodied.results import Outcome
-from embodied.rollout import Controller, ExpertActor
+from embodied.rollout import PREVIOUS_ACTION, Controller, ExpertActor
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec
 from embodied.suites import Assignment
 from embodied_envs.point import PointSuite
@@ -38,6 +39,7 @@ class Spy(Policy):
         self.states: list[Tensor] = []
         self.images: list[Tensor] = []
         self.texts: list[tuple[str, ...]] = []
+        self.seen: list[Observation] = []
 
     def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
         raise NotImplementedError
@@ -50,6 +52,7 @@ class Spy(Policy):
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         assert condition.language is not None
         self.states.append(observation.state)
+        self.seen.append(observation)
         self.images += observation.images.values()
         self.texts.append(condition.language)
         rows = len(observation.state)
@@ -104,6 +107,56 @@ def test_histories_start_with_copies_of_the_first_observation_and_then_slide() -
         controller.plan(slots(1))
     expected = [[1, 1, 1], [1, 1, 2], [1, 2, 3], [2, 3, 4]]
     assert [state[0, :, 0].tolist() for state in spy.states] == expected
+
+
+def test_a_history_tells_what_was_done_between_its_observations() -> None:
+    policy = Spy(obs_horizon=3)
+    controller = Controller(policy, 1, action_horizon=1, inference_batch=1)
+    controller.reset(0, assignment(0))
+    found = []
+    for step in range(4):
+        did = {PREVIOUS_ACTION: np.array([[step, -step]], np.float32)} if step else {}
+        controller.observe({"state": np.array([[step]], np.float32), **did}, slots(1))
+        controller.plan(slots(1))
+        seen = policy.seen[-1]
+        assert seen.action is not None
+        assert seen.steps is not None
+        found.append((seen.action[0, :, 0].tolist(), int(seen.steps)))
+    assert found == [([0, 0], 1), ([0, 1], 2), ([1, 2], 3), ([2, 3], 3)]
+
+
+def test_who_is_not_told_what_was_done_does_not_claim_to_know() -> None:
+    policy = Spy(obs_horizon=2)
+    controller = Controller(policy, 1, action_horizon=1, inference_batch=1)
+    controller.reset(0, assignment(0))
+    for value in (1.0, 2.0):
+        show(controller, value)
+    controller.plan(slots(1))
+    assert policy.seen[-1].action is None
+
+
+def test_an_evaluation_tells_what_was_executed() -> None:
+    told: list[np.ndarray] = []
+
+    class Listener(ExpertActor):
+        def observe(self, observation: Any, slots: np.ndarray) -> None:
+            super().observe(observation, slots)
+            told.append(observation.get(PREVIOUS_ACTION))
+
+        def plan(self, slots: np.ndarray) -> np.ndarray:
+            planned.append(super().plan(slots).copy())
+            return planned[-1]
+
+    planned: list[np.ndarray] = []
+    listener = Listener(lambda each: SUITE.expert(each.task), 1, action_dim=2)
+    envs = make_vec(SUITE, 1, workers=0)
+    try:
+        evaluate(listener, envs, ASSIGNMENTS[:1], max_steps=3, success="last")
+    finally:
+        envs.close()
+    assert told[0] is None
+    assert len(told) == 3  # the last step's is seen by nobody
+    np.testing.assert_array_equal(told[1:], [each[:, 0] for each in planned[:2]])
 
 
 def test_a_reset_forgets_one_slot_only() -> None:

@@ -37,6 +37,27 @@ def test_a_remembered_prefix_is_one_that_does_not_see_the_tokens(lengths: tuple[
         assert not torch.allclose(found, trunk(x), atol=1e-2)
 
 
+@pytest.mark.parametrize("length", [1, 5, 40])
+def test_a_causal_token_sees_the_prefix_and_those_before_it(length: int) -> None:
+    torch.manual_seed(0)
+    trunk = Transformer(16, num_layers=3, num_heads=2)
+    prefix, x = torch.randn(4, 3, 16), torch.randn(4, length, 16)
+    with torch.no_grad():
+        memories = trunk.remember(prefix)
+        found = trunk(x, memories, causal=True)
+        one_by_one, grown = [], memories  # a token that is alone cannot see those after it
+        for token in x.split(1, dim=1):
+            out, grown = trunk.extend(token, grown)
+            one_by_one.append(out)
+        torch.testing.assert_close(found, torch.cat(one_by_one, 1), rtol=1e-4, atol=1e-5)
+        assert grown[0][0].shape[2] == 3 + length
+        changed = x.clone()
+        changed[:, -1] *= -1
+        other = trunk(changed, memories, causal=True)
+    torch.testing.assert_close(other[:, :-1], found[:, :-1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(other[:, -1], found[:, -1], atol=1e-2)
+
+
 def test_every_parameter_is_trained() -> None:
     trunk = Transformer(16, num_layers=2, num_heads=2)
     trunk(torch.randn(3, 1, 16), trunk.remember(torch.randn(3, 2, 16))).sum().backward()

@@ -113,6 +113,10 @@ def test_a_window_by_hand() -> None:
     assert batch.observation.state[0].tolist() == [[1.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
     assert batch.action[0, :, 0].tolist() == [11.0, 12.0, 12.0]
     assert batch.mask.tolist() == [[True, True, False], [True, True, False]]
+    assert batch.observation.action is not None
+    assert batch.observation.steps is not None
+    assert batch.observation.action[..., 0].tolist() == [[0.0, 10.0], [0.0, 0.0]]
+    assert batch.observation.steps.tolist() == [2, 1]
     assert batch.condition.language == ("text 1", "text 0")
     assert batch.action.dtype == batch.observation.state.dtype == torch.float32
 

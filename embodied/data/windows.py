@@ -267,8 +267,8 @@ class Windows:
         """Windows around the frames `index` (B,), on the host: the last `obs_horizon`
         observations up to each and the `pred_horizon` actions from it on.
 
-        Before an episode's start the first observation repeats; past its end the last action
-        repeats and `mask` is False.
+        Before an episode's start the first observation repeats and no action was done; past its
+        end the last action repeats and `mask` is False.
 
         Args:
             image_horizon: how many of the observations have images; None means all.
@@ -291,7 +291,11 @@ class Windows:
                 condition = dataclasses.replace(condition, start=start)
         images = self._images(past[:, -(image_horizon or obs_horizon) :])
         return Batch(
-            observation=Observation(self._numbers("state", past, index, number), images),
+            observation=Observation(
+                self._numbers("state", past, index, number),
+                images,
+                *(self._history(index, past, first) if obs_horizon > 1 else ()),
+            ),
             condition=condition,
             action=self._numbers("action", torch.minimum(ahead, last[:, None]), index, number),
             mask=(ahead <= last[:, None]).to(self._device, non_blocking=True),
@@ -312,6 +316,13 @@ class Windows:
             return take(self.columns[name], frames.to(self._device, non_blocking=True))
         rows = (index + number * (size - 1)).to(self._device, non_blocking=True)
         return run.index_select(0, rows).view(len(rows), size, -1)
+
+    def _history(self, index: Tensor, past: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """What was done between the observations `past` (B, T), and how many there are."""
+        done = take(self.columns["action"], past[:, :-1].to(self._device, non_blocking=True))
+        steps = (index - first + 1).clamp(max=past.shape[1]).to(self._device, non_blocking=True)
+        horizon = torch.arange(past.shape[1] - 1, 0, -1, device=self._device)
+        return done * (horizon < steps[:, None])[..., None], steps
 
     def _images(self, frames: Tensor) -> dict[str, Tensor]:
         names = [name for name in self.columns if name.startswith("images.")]

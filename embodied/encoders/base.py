@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -49,15 +50,25 @@ def given(condition: Condition, modality: str, rows: int, device: torch.device) 
     return torch.ones(rows, dtype=torch.bool, device=device) if marked is None else marked
 
 
+def hidden(condition: Condition, rows: Tensor) -> Condition:
+    """The condition of which some rows, (B,) bool, say nothing."""
+    left = {name: given(condition, name, len(rows), rows.device) for name in held(condition)}
+    present = {name: has & ~rows for name, has in left.items()}
+    return replace(condition, present={**condition.present, **present})
+
+
 class ModalityEncoder(Encoder):
     """Turns one way of asking into one token; a learned one where a row is not asked so.
 
     Attributes:
         modality: which, by its name in `Condition.present`.
+        element_dropout: probability with which training puts each number of the learned token in
+            the place of the asked one's; see `drop_elements`.
     """
 
     modality: str
     num_tokens = 1
+    element_dropout = 0.0
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -76,7 +87,11 @@ class ModalityEncoder(Encoder):
         if self.modality not in held(condition):
             return self.absent.expand(rows, 1, -1)
         tokens = self.embed(observation, condition, noise=noise)[:, None]
-        return blank_absent(tokens, self.absent, given(condition, self.modality, rows, device))
+        present = given(condition, self.modality, rows, device)[:, None, None]
+        if noise is not None and self.element_dropout:
+            kept = noise.uniform(*tokens.shape, device=device) >= self.element_dropout
+            present = present & kept
+        return blank_absent(tokens, self.absent, present)
 
 
 def blank_absent(tokens: Tensor, absent: Tensor, present: Tensor) -> Tensor:
@@ -84,6 +99,23 @@ def blank_absent(tokens: Tensor, absent: Tensor, present: Tensor) -> Tensor:
 
     Args:
         tokens: (B, L, D).
-        present: (B,) bool. Where all are, `absent` takes part all the same: DDP waits for it.
+        present: (B, 1, 1) bool, or of each number. Where all are, `absent` takes part all the
+            same: DDP waits for it.
     """
-    return torch.where(present[:, None, None], tokens, absent.to(tokens.dtype))
+    return torch.where(present, tokens, absent.to(tokens.dtype))
+
+
+def drop_elements(encoder: Encoder, probability: float) -> None:
+    """Has training drop each number of each token of what is asked, independently.
+
+    BESO's code (Reuss et al. 2023, arXiv:2304.02532) does so with the numbers of its goal, which
+    become 0; here they are those of the token, so that words can be dropped alike, and become the
+    token's that stands for nothing asked.
+
+    Raises ValueError where the encoder has no such tokens.
+    """
+    asked = [part for part in encoder.modules() if isinstance(part, ModalityEncoder)]
+    if not asked:
+        raise ValueError("element_dropout needs an encoder of what is asked, such as language")
+    for part in asked:
+        part.element_dropout = probability

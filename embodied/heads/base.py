@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -24,6 +25,15 @@ class ActionHead(nn.Module, ABC):
     def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
         """Context (B, L, D) and action (B, H, A) -> loss of each row and step, (B, H)."""
 
+    def fit(self, action: Tensor) -> None:
+        """Learns from chunks (N, H, A) of the training data, normalised, what no gradient of `loss`
+        will teach, such as a tokeniser; most heads learn nothing.
+
+        Called once, before training. Every process must come to the same, so that what is drawn is
+        drawn with a seed of its own; the result belongs in buffers, which weights' averages, data
+        parallelism and a resumed run leave alone. A head that is not fitted must work all the same.
+        """
+
     @abstractmethod
     def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
         """Context (B, L, D) -> action (B, H, A)."""
@@ -41,9 +51,52 @@ class DensityHead(ActionHead):
         """
 
 
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""x (B, H, A) and a 0-d noise level or time -> (B, H, A), what sampling follows there: the expected
+clean action, the expected noise or the velocity."""
+
+
+class DenoisingHead(ActionHead):
+    """A head that makes noise into actions bit by bit, and so can be guided.
+
+    Attributes:
+        shape: (H, A).
+    """
+
+    shape: tuple[int, int]
+
+    @abstractmethod
+    def denoiser(self, context: Tensor) -> Denoiser:
+        """What sampling follows under a context (B, L, D), which is encoded once."""
+
+    @abstractmethod
+    def integrate(self, denoise: Denoiser, x: Tensor, *, noise: Noise) -> Tensor:
+        """Where the denoiser leads from standard normal x (B, H, A); `noise` is for samplers that
+        add some on the way."""
+
+    def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
+        return self._follow(self.denoiser(context), context, noise)
+
+    def sample_guided(
+        self, context: Tensor, untold: Tensor, *, guidance: float, noise: Noise
+    ) -> Tensor:
+        """As `sample`, by classifier-free guidance; two evaluations in place of each.
+
+        Args:
+            untold: the context (B, L, D) without what is asked.
+            guidance: see `guided`.
+        """
+        denoise = guided(self.denoiser(context), self.denoiser(untold), guidance)
+        return self._follow(denoise, context, noise)
+
+    def _follow(self, denoise: Denoiser, context: Tensor, noise: Noise) -> Tensor:
+        x = noise.normal(len(context), *self.shape, device=context.device)
+        return self.integrate(denoise, x, noise=noise)
+
+
 @runtime_checkable
 class WarmHead(Protocol):
-    """A head that can sample from near a chunk, in fewer steps than from noise alone.
+    """A `DenoisingHead` that can also begin near a chunk, with fewer steps than from noise alone.
 
     Attributes:
         noise_range: the least and the most noise that it was trained to remove.
@@ -53,9 +106,9 @@ class WarmHead(Protocol):
     def noise_range(self) -> tuple[float, float]: ...
 
     def resample(
-        self, context: Tensor, previous: Tensor, *, sigma: float, num_steps: int, noise: Noise
+        self, denoise: Denoiser, previous: Tensor, *, sigma: float, num_steps: int, noise: Noise
     ) -> Tensor:
-        """From `previous` (B, H, A) under Gaussian noise -> action (B, H, A).
+        """Where the denoiser leads from `previous` (B, H, A) under Gaussian noise.
 
         Args:
             sigma: standard deviation of the noise, where `previous` has unit scale. Heads that
@@ -63,3 +116,62 @@ class WarmHead(Protocol):
             num_steps: of the sampler, from there to no noise.
         """
         ...
+
+
+class ErrorHead(DenoisingHead):
+    """A head that learns to undo noise; its errors bound log p(action | context) from below.
+
+    Levels and noise are arguments, so that a policy, its reference, a chosen and a rejected action
+    can be compared at the same draws, as preference losses need (`objectives.evidence`).
+    """
+
+    @abstractmethod
+    def levels(self, u: Tensor) -> Tensor:
+        """Uniform u (B,) in [0, 1] -> noise levels (B,), distributed as in training."""
+
+    @abstractmethod
+    def errors(self, context: Tensor, action: Tensor, *, levels: Tensor, noise: Tensor) -> Tensor:
+        """What is to be small, of each row and step, (B, H), a mean over the action's numbers.
+
+        Args:
+            context, action: as of `loss`.
+            levels: (B,).
+            noise: (B, H, A), standard normal.
+        """
+
+    @abstractmethod
+    def evidence(self, context: Tensor, action: Tensor, *, u: Tensor, noise: Tensor) -> Tensor:
+        """One draw of a lower bound on log p(action | context), split over the steps, (B, H).
+
+        The bound is the mean over uniform u (B,) and standard normal noise (B, H, A), with respect
+        to the volume element of [-1, 1]^A. It is that of sampling with many steps, not few.
+        """
+
+    def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
+        levels = self.levels(noise.uniform(len(action), device=action.device))
+        drawn = noise.normal(*action.shape, device=action.device)
+        return self.errors(context, action, levels=levels, noise=drawn)
+
+
+class StudentHead(ActionHead):
+    """A head that learns from a trained one, which it starts from (`init_from` of a run)."""
+
+    @abstractmethod
+    def inherit(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict of a trained head -> this head's."""
+
+
+def guided(told: Denoiser, untold: Denoiser, guidance: float) -> Denoiser:
+    """D_untold + guidance (D_told - D_untold): 0 does not care what is asked, 1 is the model, more
+    exaggerates what the instruction changes.
+
+    Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598, Eq. 6, with 1 + w for
+    guidance), in BESO's form. Clean action, noise and velocity at one x differ by what both sides
+    share, so that it is the same for each.
+    """
+
+    def denoise(x: Tensor, level: Tensor) -> Tensor:
+        free = untold(x, level)
+        return free + guidance * (told(x, level) - free)
+
+    return denoise

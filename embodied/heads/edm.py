@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from embodied.heads.base import ActionHead
-from embodied.heads.samplers import SAMPLERS, SCHEDULES
+from embodied.heads.base import Denoiser, ErrorHead
+from embodied.heads.densities import DENSITIES, Levels
+from embodied.heads.evidence import decoder_cost, prior_gap
+from embodied.heads.samplers import SAMPLERS
+from embodied.heads.schedules import SCHEDULES
 from embodied.heads.trunk import ActionTransformer, TrunkOptions
 from embodied.networks.transformer import Memory
 from embodied.noise import Noise
@@ -28,7 +31,7 @@ def _choice(name: str, value: str, choices: dict[str, object]) -> None:
         raise ValueError(f"{name} must be one of {sorted(choices)}, got {value!r}")
 
 
-class EDMHead(ActionHead):
+class EDMHead(ErrorHead):
     """Denoises an action chunk with a transformer over noisy actions, after the context.
 
     It is a `WarmHead`.
@@ -36,8 +39,10 @@ class EDMHead(ActionHead):
     Args:
         sigma_data: standard deviation of normalised actions.
         sigma_min, sigma_max: noise range of training and sampling.
-        sampler, schedule, num_steps: how `sample` integrates; see `heads.samplers`.
-        trunk: num_layers, num_heads, dropout and patch of the `ActionTransformer`.
+        noise_density: how often which noise is trained; see `heads.densities`.
+        sampler, schedule, num_steps: how `sample` integrates; see `heads.samplers` and
+            `heads.schedules`.
+        trunk: options of the `ActionTransformer`.
     """
 
     samplers = tuple(SAMPLERS)
@@ -52,12 +57,14 @@ class EDMHead(ActionHead):
         sigma_data: float = 0.5,
         sigma_min: float = 0.005,
         sigma_max: float = 1.0,
+        noise_density: str = "loglogistic",
         sampler: str = "ddim",
         schedule: str = "exponential",
         num_steps: int = 3,
         **trunk: Unpack[TrunkOptions],
     ) -> None:
         super().__init__()
+        _choice("noise_density", noise_density, dict(DENSITIES))
         _choice("sampler", sampler, dict(SAMPLERS))
         _choice("schedule", schedule, dict(SCHEDULES))
         if not 0 < sigma_min < sigma_max:
@@ -69,9 +76,23 @@ class EDMHead(ActionHead):
         self.sampler = SAMPLERS[sampler]
         self.schedule = SCHEDULES[schedule]
         self.sigmas = self.schedule(num_steps, sigma_min, sigma_max)
+        self.density = DENSITIES[noise_density]
+        self.trained_levels = Levels(sigma_min, sigma_max, sigma_data, sampled=self.sigmas[:-1])
         self.embed_sigma = nn.Linear(1, dim)
-        self.trunk = ActionTransformer(
-            in_dim=action_dim, out_dim=action_dim, pred_horizon=pred_horizon, dim=dim, **trunk
+        self.trunk = self.make_trunk(
+            action_dim=action_dim,
+            pred_horizon=pred_horizon,
+            num_tokens=num_tokens,
+            dim=dim,
+            **trunk,
+        )
+
+    def make_trunk(
+        self, *, action_dim: int, pred_horizon: int, num_tokens: int, dim: int, **options: Any
+    ) -> ActionTransformer:
+        """The network."""
+        return ActionTransformer(
+            in_dim=action_dim, out_dim=action_dim, pred_horizon=pred_horizon, dim=dim, **options
         )
 
     def network(self, x: Tensor, sigma: Tensor, memories: Sequence[Memory]) -> Tensor:
@@ -95,46 +116,48 @@ class EDMHead(ActionHead):
         c_skip, c_out, c_in = (c[:, None, None] for c in self.scalings(sigma))
         return c_skip * x + c_out * self.network(c_in * x, sigma, memories).float()
 
+    def levels(self, u: Tensor) -> Tensor:
+        return self.training_sigma(u)
+
     def training_sigma(self, u: Tensor) -> Tensor:
-        """Uniform u in [0, 1] -> log-logistic noise truncated to [sigma_min, sigma_max].
+        """Uniform u in [0, 1] -> noise levels to train at."""
+        return self.density(u, self.trained_levels)
 
-        Location ln(sigma_data), scale 0.5, by the inverse of the distribution function.
-        """
-        location, scale = math.log(self.sigma_data), 0.5
-        low, high = (
-            1 / (1 + math.exp(-(math.log(s) - location) / scale))
-            for s in (self.sigma_min, self.sigma_max)
-        )
-        return torch.exp(location + scale * torch.logit(low + (high - low) * u))
-
-    def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
+    def errors(self, context: Tensor, action: Tensor, *, levels: Tensor, noise: Tensor) -> Tensor:
         """||F - (a - c_skip x) / c_out||^2, unweighted, which is EDM's weighting of D's error."""
-        sigma = self.training_sigma(noise.uniform(len(action), device=action.device))
-        c_skip, c_out, c_in = (c[:, None, None] for c in self.scalings(sigma))
-        x = action + sigma[:, None, None] * noise.normal(*action.shape, device=action.device)
+        c_skip, c_out, c_in = (c[:, None, None] for c in self.scalings(levels))
+        x = action + levels[:, None, None] * noise
         target = (action - c_skip * x) / c_out
-        error = self.network(c_in * x, sigma, self.trunk.remember(context)).float() - target
+        error = self.network(c_in * x, levels, self.trunk.remember(context)).float() - target
         return error.square().mean(-1)
+
+    def evidence(self, context: Tensor, action: Tensor, *, u: Tensor, noise: Tensor) -> Tensor:
+        """Levels are uniform in ln(sigma), and the log signal-to-noise ratio is -2 ln(sigma)."""
+        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        sigma = torch.exp(high + (low - high) * u)
+        errors = self.errors(context, action, levels=sigma, noise=noise)
+        _, c_out, _ = self.scalings(sigma)
+        weight = (high - low) * action.shape[-1] * (c_out / sigma).square()  # to ||n - n_hat||^2
+        ends = decoder_cost(action, -2 * low) + prior_gap(
+            action, alpha=1.0, sigma=self.sigma_max, prior_std=self.sigma_max
+        )
+        return -weight[:, None] * errors - ends
+
+    def denoiser(self, context: Tensor) -> Denoiser:
+        memories = self.trunk.remember(context)
+        return lambda x, sigma: self.denoise(x, sigma.expand(len(x)), memories)
+
+    def integrate(self, denoise: Denoiser, x: Tensor, *, noise: Noise) -> Tensor:
+        sigmas = self.sigmas.to(x.device)
+        return self.sampler(denoise, sigmas[0] * x, sigmas, noise)
 
     @property
     def noise_range(self) -> tuple[float, float]:
         return self.sigma_min, self.sigma_max
 
-    def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
-        x = self.sigma_max * noise.normal(len(context), *self.shape, device=context.device)
-        return self._integrate(context, x, self.sigmas, noise)
-
     def resample(
-        self, context: Tensor, previous: Tensor, *, sigma: float, num_steps: int, noise: Noise
+        self, denoise: Denoiser, previous: Tensor, *, sigma: float, num_steps: int, noise: Noise
     ) -> Tensor:
-        x = previous + sigma * noise.normal(*previous.shape, device=context.device)
-        sigmas = self.schedule(num_steps, self.sigma_min, sigma)
-        return self._integrate(context, x, sigmas, noise)
-
-    def _integrate(self, context: Tensor, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
-        rows, memories = len(context), self.trunk.remember(context)
-
-        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return self.denoise(x, sigma.expand(rows), memories)
-
-        return self.sampler(denoise, x, sigmas.to(context.device), noise)
+        x = previous + sigma * noise.normal(*previous.shape, device=previous.device)
+        sigmas = self.schedule(num_steps, self.sigma_min, sigma).to(x.device)
+        return self.sampler(denoise, x, sigmas, noise)

@@ -18,13 +18,17 @@ Memory = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x to itself and to `memory`, without a mask."""
+    """Multi-head attention of x to itself and to `memory`.
+
+    Attributes:
+        dropout: of the weights with which it looks, in training.
+    """
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")
-        self.num_heads = num_heads
+        self.num_heads, self.dropout = num_heads, 0.0
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
@@ -33,12 +37,20 @@ class Attention(nn.Module):
         q, k, v = rearrange(self.qkv(x), "b l (n h d) -> n b h l d", n=3, h=self.num_heads)
         return q, k, v
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
+        """Queries may be the last of the keys; if `causal`, each sees the keys up to its own."""
+        seen = None
+        if causal:
+            whole = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
+            seen = whole.tril(k.shape[2] - q.shape[2])
+        dropout = self.dropout if self.training else 0.0
         if k.shape[2] <= _SHORT:
-            weights = torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, dim=-1)
-            y = weights @ v
+            scores = q @ k.mT * q.shape[-1] ** -0.5
+            if seen is not None:
+                scores = scores.masked_fill(~seen, -torch.inf)
+            y = F.dropout(torch.softmax(scores, dim=-1), dropout, self.training) @ v
         else:
-            y = F.scaled_dot_product_attention(q, k, v)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
         out: Tensor = self.out(rearrange(y, "b h l d -> b l (h d)"))
         return out
 
@@ -55,7 +67,12 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, memory: Memory | None = None, *, output: bool = True
+        self,
+        x: Tensor,
+        memory: Memory | None = None,
+        *,
+        output: bool = True,
+        causal: bool = False,
     ) -> tuple[Tensor, Memory]:
         """x (B, L, D), which also sees `memory` -> (the same shape, x's own memory).
 
@@ -67,7 +84,7 @@ class Block(nn.Module):
             return x, own
         if memory is not None:
             k, v = torch.cat([memory[0], k], dim=2), torch.cat([memory[1], v], dim=2)
-        x = x + self.dropout(self.attention(q, k, v))
+        x = x + self.dropout(self.attention(q, k, v, causal=causal))
         return x + self.dropout(self.mlp(self.mlp_norm(x))), own
 
 
@@ -97,9 +114,23 @@ class Transformer(nn.Module):
             memories.append(memory)
         return memories
 
-    def forward(self, x: Tensor, memories: Sequence[Memory] | None = None) -> Tensor:
-        """(B, L, dim), after a prefix with these memories -> (B, L, dim)."""
+    def forward(
+        self, x: Tensor, memories: Sequence[Memory] | None = None, *, causal: bool = False
+    ) -> Tensor:
+        """(B, L, dim), after a prefix with these memories -> (B, L, dim).
+
+        If `causal`, a token sees the prefix and the tokens up to itself.
+        """
         for i, block in enumerate(self.blocks):
-            x, _ = block(x, None if memories is None else memories[i])
+            x, _ = block(x, None if memories is None else memories[i], causal=causal)
         out: Tensor = self.norm(x)
         return out
+
+    def extend(self, x: Tensor, memories: Sequence[Memory]) -> tuple[Tensor, list[Memory]]:
+        """One more token (B, 1, dim) after these memories -> what `forward` would give for it with
+        `causal`, and the memories with its own at their end."""
+        longer = []
+        for block, memory in zip(self.blocks, memories, strict=True):
+            x, own = block(x, memory)
+            longer.append((torch.cat([memory[0], own[0]], 2), torch.cat([memory[1], own[1]], 2)))
+        return self.norm(x), longer

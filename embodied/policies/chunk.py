@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from embodied.encoders.base import Encoder
-from embodied.heads.base import ActionHead, WarmHead
+from embodied.encoders.base import Encoder, drop_elements, hidden
+from embodied.heads.base import ActionHead, DenoisingHead, WarmHead, guided
 from embodied.noise import Noise
 from embodied.normalize import MinMax
 from embodied.policies.base import Policy, WarmPolicy, by_source
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec, place
+
+_MOST_CHUNKS = 2**14
+"""More would take memory and time, and tell a head little that is new."""
 
 
 class ChunkPolicy(Policy):
@@ -31,6 +35,12 @@ class ChunkPolicy(Policy):
             Manipulation Interface", arXiv:2402.10329, where it is the present pose).
             Each step of a chunk is normalised by its own range. Numbers are subtracted: for
             joints and positions, not for rotations.
+        goal_dropout: probability with which training hides all that a row is asked, so that the
+            policy also learns what it would do unasked; 0.1 in BESO (arXiv:2304.02532).
+        element_dropout: the same for each number of each token of what is asked, independently, as
+            BESO's code does; see `encoders.base.drop_elements`.
+        guidance: how much acting heeds what is asked, for a `DenoisingHead` trained with one of
+            the two; see `heads.base.guided`. 1 takes half the time of any other.
     """
 
     def __init__(
@@ -43,8 +53,14 @@ class ChunkPolicy(Policy):
         pred_horizon: int = 4,
         dim: int = 128,
         relative_to: str | Sequence[int] | None = None,
+        goal_dropout: float = 0.0,
+        element_dropout: float = 0.0,
+        guidance: float = 1.0,
     ) -> None:
         super().__init__()
+        for name, value in (("goal_dropout", goal_dropout), ("element_dropout", element_dropout)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value}")
         self.spec = spec
         self.obs_horizon = obs_horizon
         self.pred_horizon = pred_horizon
@@ -56,6 +72,14 @@ class ChunkPolicy(Policy):
             "dim": dim,
         }
         self.head = head(**self.head_sizes)
+        if guidance != 1 and not isinstance(self.head, DenoisingHead):
+            raise ValueError(
+                f"guidance needs a head that denoises, such as edm; {type(self.head).__name__} "
+                f"takes guidance 1 only, got {guidance}"
+            )
+        self.goal_dropout, self.guidance = goal_dropout, guidance
+        if element_dropout:
+            drop_elements(self.encoder, element_dropout)
         self.reference = None if relative_to is None else reference_indices(spec, relative_to)
         # Changes grow along a chunk, so that each step of it has a range of its own.
         steps = 1 if self.reference is None else pred_horizon
@@ -86,9 +110,17 @@ class ChunkPolicy(Policy):
         else:
             changes = extremes(start[:, 0], action, lengths, self.pred_horizon)
             self.action_normalizer.fit(changes)
+        if lengths is not None:  # without, nobody knows what is a chunk
+            steps = chunk_steps(lengths, self.pred_horizon)
+            start = None if start is None else start[steps[:, 0]]
+            self.head.fit(self._normalize(action[steps], start))
 
     def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
-        context = self.encoder(batch.observation, batch.condition, noise=noise)
+        condition = batch.condition
+        if self.goal_dropout:
+            draws = noise.uniform(len(batch.action), device=batch.action.device)
+            condition = hidden(condition, draws < self.goal_dropout)
+        context = self.encoder(batch.observation, condition, noise=noise)
         action = self._normalize(batch.action, self._start(batch.observation))
         errors = self.head.loss(context, action, noise=noise)  # (B, H)
         mask = batch.mask.float()
@@ -96,8 +128,7 @@ class ChunkPolicy(Policy):
         return loss, {"loss": loss.detach(), **by_source(errors.detach(), batch)}
 
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
-        context = self.encoder(observation, condition)
-        action = self.head.sample(context, noise=noise)
+        action = self._sample(observation, condition, noise)
         return self._denormalize(action, self._start(observation))
 
     def as_warm(self) -> WarmPolicy | None:
@@ -105,7 +136,8 @@ class ChunkPolicy(Policy):
 
     @property
     def noise_range(self) -> tuple[float, float]:
-        return self._warm_head.noise_range
+        assert isinstance(self.head, WarmHead), "`as_warm` says whether it is"
+        return self.head.noise_range
 
     def act_from(
         self,
@@ -117,20 +149,16 @@ class ChunkPolicy(Policy):
         num_steps: int,
         noise: Noise,
     ) -> Tensor:
-        context, start = self.encoder(observation, condition), self._start(observation)
-        action = self._warm_head.resample(
-            context,
-            self._normalize(previous, start),
-            sigma=sigma,
-            num_steps=num_steps,
-            noise=noise,
-        )
+        head, start = self.head, self._start(observation)
+        assert isinstance(head, DenoisingHead)
+        assert isinstance(head, WarmHead), "`as_warm` says whether it is"
+        denoise = head.denoiser(self.encoder(observation, condition))
+        if self.guidance != 1:
+            untold = head.denoiser(self._untold(observation, condition))
+            denoise = guided(denoise, untold, self.guidance)
+        given = self._normalize(previous, start)
+        action = head.resample(denoise, given, sigma=sigma, num_steps=num_steps, noise=noise)
         return self._denormalize(action, start)
-
-    @property
-    def _warm_head(self) -> WarmHead:
-        assert isinstance(self.head, WarmHead), "`as_warm` says whether it is"
-        return self.head
 
     def _denormalize(self, action: Tensor, start: Tensor | None) -> Tensor:
         if start is None:
@@ -138,6 +166,19 @@ class ChunkPolicy(Policy):
         else:
             action = start + self.action_normalizer.inverse(action.flatten(1)).view_as(action)
         return action.clamp(self.action_low, self.action_high)
+
+    def _sample(self, observation: Observation, condition: Condition, noise: Noise) -> Tensor:
+        """(B, H, A), normalised."""
+        context = self.encoder(observation, condition)
+        if self.guidance == 1 or not isinstance(self.head, DenoisingHead):
+            return self.head.sample(context, noise=noise)
+        untold = self._untold(observation, condition)
+        return self.head.sample_guided(context, untold, guidance=self.guidance, noise=noise)
+
+    def _untold(self, observation: Observation, condition: Condition) -> Tensor:
+        """The context without what is asked."""
+        context: Tensor = self.encoder(observation, Condition(start=condition.start))
+        return context
 
     def _normalize(self, action: Tensor, start: Tensor | None) -> Tensor:
         if start is None:
@@ -180,6 +221,20 @@ def _part(spec: Spec, name: str) -> list[int]:
             f"got {name!r}; with recorded data, data.state names the parts"
         )
     return list(found)
+
+
+def chunk_steps(lengths: Tensor, pred_horizon: int, most: int = _MOST_CHUNKS) -> Tensor:
+    """(M, H) rows of the chunks that begin at steps spread evenly over whole episodes, end to end;
+    as in training, an episode's last step repeats past its end.
+
+    Args:
+        lengths: (E,) of the episodes.
+        most: chunks, if there are as many steps.
+    """
+    last = (lengths.cumsum(0) - 1).repeat_interleave(lengths)
+    first = torch.arange(0, len(last), math.ceil(len(last) / most), device=lengths.device)
+    ahead = torch.arange(pred_horizon, device=lengths.device)
+    return torch.minimum(first[:, None] + ahead, last[first][:, None])
 
 
 def extremes(start: Tensor, action: Tensor, lengths: Tensor, pred_horizon: int) -> Tensor:

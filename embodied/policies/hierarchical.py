@@ -14,6 +14,7 @@ from embodied.heads.base import ActionHead
 from embodied.noise import Noise
 from embodied.normalize import MinMax
 from embodied.policies.base import Plan, Planner, Policy, by_source
+from embodied.policies.chunk import chunk_steps
 from embodied.policies.phrase_level import PhraseLevel
 from embodied.policies.told import is_told, latest, told, untold
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec
@@ -134,6 +135,9 @@ class HierarchicalPolicy(Policy):
     ) -> None:
         """Takes the phrases of the training data as `condition.motion`, however many."""
         self.action_normalizer.fit(action)
+        if lengths is not None:
+            steps = chunk_steps(lengths, self.pred_horizon)
+            self.head.fit(self.action_normalizer(action[steps]))
         self.encoder.fit_normalizers(observation, untold(condition))
         if (level := self.phrase_level) is not None:
             level.codes.fit(condition.motion or (), self.action_normalizer(action))

@@ -64,6 +64,15 @@ def untouched(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Requires that nothing is drawn from torch's own generator of the CPU meanwhile."""
+    before = torch.get_rng_state()
+    yield
+    same = torch.equal(before, torch.get_rng_state())
+    require(same, "all that is random must be drawn from noise, not from torch's own generator")
+
+
 def require_gradients(module: nn.Module, loss: Callable[[], Tensor]) -> None:
     """Every trained parameter gets a gradient within three steps.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from embodied.encoders.base import held
-from embodied.heads.base import ActionHead
+from embodied.heads.base import ActionHead, DensityHead
 from embodied.normalize import Statistics
 from embodied.policies.base import Policy
 from embodied.structs import Batch
@@ -21,6 +21,7 @@ from embodied.testing.facts import (
     require_gradients,
     require_tensor,
     take,
+    undrawn,
     untouched,
 )
 
@@ -30,28 +31,46 @@ _ALONE = "a row must not depend on its neighbours or on its place in the batch"
 def check_head(head: ActionHead, context: Tensor, action: Tensor) -> None:
     """Shapes, finiteness, gradients, repeatability and independence of rows.
 
+    Of a `DensityHead` also that a step's log-probability does not know later steps.
+
     Args:
         context: (B, L, D), at least 2 distinct rows.
         action: (B, H, A), normalised to [-1, 1].
     """
     rows = range(len(action))
     back = rows[::-1]
-    with untouched(head), torch.no_grad():
+    with untouched(head), torch.no_grad(), undrawn():
         head.eval()
         loss = head.loss(context, action, noise=noise_of(rows))
         sample = head.sample(context, noise=noise_of(rows))
         require_tensor("loss", loss, tuple(action.shape[:2]))
         require_tensor("sample", sample, tuple(action.shape))
-        again = head.sample(context, noise=noise_of(rows))
-        require_equal("the same noise must give the same sample", sample, again)
         turned = head.sample(context.flip(0), noise=noise_of(back))
         require_equal(f"sample: {_ALONE}", sample, turned.flip(0))
         turned = head.loss(context.flip(0), action.flip(0), noise=noise_of(back))
         require_equal(f"loss: {_ALONE}", loss, turned.flip(0))
+        again = head.sample(context, noise=noise_of(rows))
+        require_equal("the same noise must give the same sample", sample, again)
+        again = head.loss(context, action, noise=noise_of(rows))
+        require_equal("the same noise must give the same loss", loss, again)
+        if isinstance(head, DensityHead):
+            _check_log_prob(head, context, action)
     with untouched(head):
         leaf = context.detach().clone().requires_grad_()
         require_gradients(head, lambda: head.loss(leaf, action, noise=noise_of(rows)).mean())
         require(leaf.grad is not None and bool(leaf.grad.any()), "no gradient reaches the context")
+
+
+def _check_log_prob(head: DensityHead, context: Tensor, action: Tensor) -> None:
+    log_prob = head.log_prob(context, action)
+    require_tensor("log_prob", log_prob, tuple(action.shape[:2]))
+    turned = head.log_prob(context.flip(0), action.flip(0))
+    require_equal(f"log_prob: {_ALONE}", log_prob, turned.flip(0))
+    for h in range(1, action.shape[1]):
+        later = action.clone()
+        later[:, h:] = -later[:, h:]
+        earlier = head.log_prob(context, later)[:, :h]
+        require_equal("log_prob of a step must not know later steps", log_prob[:, :h], earlier)
 
 
 def check_policy(policy: Policy, batch: Batch) -> None:
