@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from embodied.build import instantiate, read_stored, resolve
 from embodied.checkpoint import some
 from embodied.films import make_films
 from embodied.judging import judge
+from embodied.latency import with_sampling, within
 from embodied.loading import load_policy
 from embodied.loggers import read_jsonl
 from embodied.parts import MAIN, asked, perturbed
@@ -35,8 +38,10 @@ def evaluate(config: Any) -> Path:
     )
     stored = found.documents["config"]
     suite: Suite = instantiate(plain["suite"] or suite_of(stored))
-    settings = dict(plain["eval"])
-    settings["action_horizon"] = settings["action_horizon"] or stored["eval"]["action_horizon"]
+    settings = {
+        name: stored["eval"].get(name) if value is None else value
+        for name, value in plain["eval"].items()
+    }
     asked = {name: plain.get(name, {}) for name in ("probes", "robustness")}
     settled = {**stored, **plain, "eval": settings, **asked}
     check_config(settled, suite)
@@ -82,6 +87,7 @@ def assess(
     """Evaluates by the protocol and its probes, films, and writes results and report to `run`."""
     protocol: Protocol = instantiate(config["protocol"])
     config = {**config, "env": {**config["env"], "backend": choose_backend(config, suite)}}
+    config, policy = _sampling(config, policy)
     with clock.phase("evaluate"):
         probes = judge(config, policy, asked(config, suite))
     main_evaluation = probes.pop(MAIN)
@@ -119,6 +125,19 @@ def assess(
         print("\n".join(summary(name, figures, evaluation)))
     print(f"report: {run / 'report.html'}")
     return run / RESULTS_FILE
+
+
+def _sampling(config: Config, policy: Policy) -> tuple[Config, Policy]:
+    """The policy with the sampling that `eval` asks for, and the config that says which."""
+    settings = config["eval"]
+    if options := settings.get("sampling"):
+        config, policy = with_sampling(config, policy, options)
+    if settings.get("latency_ms"):
+        torch.set_num_threads(config["threads"] or 1)  # those of each shard
+        config, policy = within(config, policy, settings["latency_ms"])
+        chosen = {name: config["policy"]["head"].get(name) for name in ("sampler", "num_steps")}
+        print(f"latency_ms={settings['latency_ms']:g}: {chosen}")
+    return config, policy
 
 
 def summary(name: str, figures: Evaluation, base: Evaluation) -> list[str]:

@@ -42,6 +42,7 @@ _MACHINERY = (
     "embodied.evaluate",
     "embodied.experiment",
     "embodied.exam",
+    "embodied.export",
     "embodied.films",
     "embodied.gathering",
     "embodied.judging",

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 
 from embodied.build import ConfigError, instantiate
+from embodied.execution import execution_of
 from embodied.parts import MAIN, asked
 from embodied.policies.base import Policy
 from embodied.prompting import check_prompts
@@ -68,11 +69,14 @@ def _count_problems(config: Config, key: str, least: int) -> list[str]:
 
 def _evaluation_problems(config: Config) -> list[str]:
     shards, timeout_s = config["shards"], config["env"]["timeout_s"]
+    budget_ms = config["eval"].get("latency_ms")
     found = []
     if shards is not None and not (type(shards) is int and shards >= 1):
         found.append(f"shards must be a whole number >= 1, or null, got {shards!r}")
     if not (isinstance(timeout_s, int | float) and timeout_s > 0):
         found.append(f"env.timeout_s must be a number of seconds > 0, got {timeout_s!r}")
+    if budget_ms is not None and not (isinstance(budget_ms, int | float) and budget_ms > 0):
+        found.append(f"eval.latency_ms must be a number of ms > 0, or null, got {budget_ms!r}")
     if MAIN in config.get("probes", {}):
         found.append(f"probes.{MAIN} has the name of the main protocol; rename it")
     return [f"E_CONFIG_VALUE: {line}" for line in found]
@@ -81,6 +85,7 @@ def _evaluation_problems(config: Config) -> list[str]:
 def check_policy(config: Config, policy: Policy, suite: Suite) -> None:
     """Raises ValueError unless the policy can act in the suite, and in those of the probes."""
     check_action_horizon(config, policy)
+    check_execution(config, policy)
     seen: list[Suite] = []  # suites need not be hashable
     for part in asked(config, suite):
         if part.suite in seen:
@@ -102,6 +107,15 @@ def check_action_horizon(config: Config, policy: Policy) -> None:
             f"E_CONFIG_VALUE: eval.action_horizon must lie in [1, {policy.pred_horizon}] (the "
             f"policy's pred_horizon), got {action_horizon!r}"
         )
+
+
+def check_execution(config: Config, policy: Policy) -> None:
+    """Raises ConfigError unless the policy's chunks can be executed as `eval` says."""
+    settings = config["eval"]
+    try:
+        execution_of(settings).check(policy, settings["action_horizon"])
+    except ValueError as error:
+        raise ConfigError(f"E_CONFIG_VALUE: eval.{error}") from error
 
 
 def _warn_of_profile(spec: Spec, suite: Suite) -> None:

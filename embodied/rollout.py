@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embodied.conditions import Language, LanguageMotion, Part, Row, stack
+from embodied.execution import Past, Receding, WarmStart
 from embodied.noise import RowNoise
 from embodied.policies.base import Policy
-from embodied.structs import Observation
+from embodied.structs import Condition, Observation
 from embodied.suites import Assignment, Expert
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -85,11 +86,13 @@ class Controller:
     `inference_batch` rows (the last ones padded), because matrix kernels round differently at
     other sizes, and each row draws its noise from its episode's own generator. Rows of one call
     have parts of the same kinds, so that one that is corrected (`correct`) changes no other. For a
-    `Planner` it remembers each episode's phrase.
+    `Planner` it remembers each episode's phrase, and for executions that look back its chunks,
+    until something else is asked.
 
     Args:
         action_horizon: how many actions of each chunk are executed before planning again.
         inference_batch: rows of each call of the policy.
+        execution: how chunks become actions; by default their beginnings do.
         prompts: what the policy is told in an episode.
     """
 
@@ -100,13 +103,11 @@ class Controller:
         *,
         action_horizon: int,
         inference_batch: int = 16,
+        execution: Receding | None = None,
         prompts: Callable[[Assignment], Row] = tell,
     ) -> None:
-        if not 1 <= action_horizon <= policy.pred_horizon:
-            raise ValueError(
-                f"action_horizon must lie in [1, {policy.pred_horizon}] (the policy's "
-                f"pred_horizon), got {action_horizon}"
-            )
+        self.execution = execution or Receding()
+        self.execution.check(policy, action_horizon)
         self.policy, self.planner = policy.eval(), policy.as_planner()
         self.action_horizon = action_horizon
         self.inference_batch = inference_batch
@@ -117,6 +118,7 @@ class Controller:
         self._told: list[Row] = [[] for _ in range(num_slots)]
         self._corrections: list[Row] = [() for _ in range(num_slots)]
         self._phrases = [_Phrase() for _ in range(num_slots)]
+        self._pasts = [Past() for _ in range(num_slots)]
         self._first: list[dict[str, NDArray[Any]]] = [{} for _ in range(num_slots)]
         self._generators = [torch.Generator() for _ in range(num_slots)]
 
@@ -125,6 +127,7 @@ class Controller:
         self._told[slot] = self.prompts(assignment)
         self._corrections[slot] = ()
         self._phrases[slot] = _Phrase()
+        self._pasts[slot] = Past()
         self._generators[slot].manual_seed(assignment.seed)
 
     def correct(self, slot: int, parts: Row) -> None:
@@ -136,6 +139,7 @@ class Controller:
             if isinstance(part, LanguageMotion):
                 self._check_phrase(part.text)
         self._corrections[slot] = tuple(parts)
+        self._pasts[slot].forget()
 
     def _check_phrase(self, phrase: str) -> None:
         planner = self.planner
@@ -149,6 +153,7 @@ class Controller:
     def release(self, slot: int) -> None:
         """From the slot's next inference on, nothing is corrected."""
         self._corrections[slot] = ()
+        self._pasts[slot].forget()
 
     def row(self, slot: int) -> Row:
         """What the slot's next inference is asked."""
@@ -169,6 +174,7 @@ class Controller:
             history.extend([row] * (1 if history else self.policy.obs_horizon))
             del history[: -self.policy.obs_horizon]
             self._phrases[slot].age += 1
+            self._pasts[slot].step()
 
     @torch.inference_mode()
     def plan(self, slots: Mask) -> NDArray[np.float32]:
@@ -177,20 +183,27 @@ class Controller:
         for alike in self._by_kinds(np.flatnonzero(slots).tolist()):
             for start in range(0, len(alike), self.inference_batch):
                 group = alike[start : start + self.inference_batch]
-                chunk = self._act(group)[: len(group), : self.action_horizon]
-                actions[group] = chunk.cpu().numpy()
+                chunks = self._act(group)[: len(group)].cpu().numpy()
+                for slot, chunk in zip(group, chunks, strict=True):
+                    self._pasts[slot].add(chunk)
+                    actions[slot] = self.execution.actions(self._pasts[slot], self.action_horizon)
         return actions
 
     def _by_kinds(self, slots: list[int]) -> Iterable[list[int]]:
-        """The slots by which kinds of parts they are asked with.
+        """The slots by which kinds of parts they are asked with, and by what they begin from.
 
         A condition has a field if any row has it, and what a policy computes with another field
         may round differently.
         """
-        groups: dict[frozenset[type[Part]], list[int]] = {}
+        groups: dict[tuple[bool, frozenset[type[Part]]], list[int]] = {}
         for slot in slots:
-            groups.setdefault(frozenset(map(type, self.row(slot))), []).append(slot)
+            kinds = frozenset(map(type, self.row(slot)))
+            groups.setdefault((self._start(slot) is None, kinds), []).append(slot)
         return groups.values()
+
+    def _start(self, slot: int) -> NDArray[np.float32] | None:
+        """What the slot's next chunk is sampled from, where that is not noise alone."""
+        return self.execution.start(self._pasts[slot], self.policy.pred_horizon)
 
     def _act(self, slots: list[int]) -> Tensor:
         padding = self.inference_batch - len(slots)
@@ -203,12 +216,28 @@ class Controller:
         noise = RowNoise(generators)
         planner = self.planner
         if planner is None:
-            return self.policy.act(observation, condition, noise=noise)
+            return self._sample(rows, observation, condition, noise)
         previous = [self._phrases[s].previous(planner.hold_steps) for s in rows]
         plan = planner.plan(observation, condition, previous, noise=noise)
         for slot, *words in zip(slots, previous, plan.phrases, plan.carried, strict=False):
             self._phrases[slot].update(words[0], words[1] or "", words[2])
         return plan.action
+
+    def _sample(
+        self, rows: list[int], observation: Observation, condition: Condition, noise: RowNoise
+    ) -> Tensor:
+        starts = [start for slot in rows if (start := self._start(slot)) is not None]
+        execution, warm = self.execution, self.policy.as_warm()
+        if not (starts and isinstance(execution, WarmStart) and warm):
+            return self.policy.act(observation, condition, noise=noise)
+        return warm.act_from(
+            torch.from_numpy(np.stack(starts)).to(self.device),
+            observation,
+            condition,
+            sigma=execution.noise,
+            num_steps=execution.num_steps,
+            noise=noise,
+        )
 
     def _observation(self, histories: list[list[dict[str, NDArray[Any]]]]) -> Observation:
         def column(name: str) -> Tensor:

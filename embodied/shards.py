@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from embodied.evaluation import Outcomes, Trial, play
+from embodied.execution import execution_of
 from embodied.loading import PackedPolicy
 from embodied.people.actor import Corrected
 from embodied.people.corrections import People
@@ -92,8 +93,8 @@ def play_queues(policy: Policy, queues: Sequence[Queue], settings: Settings) -> 
     """Runs one queue after the other, in slots that queues of the same suite share.
 
     Args:
-        settings: `num_envs`, `workers` and `timeout_s` of the environments, `action_horizon` and
-            `inference_batch` of the policy.
+        settings: `num_envs`, `workers` and `timeout_s` of the environments, `action_horizon`,
+            `inference_batch` and those of `execution_of` of the policy.
     """
     waiting = [queue for queue in queues if queue.trials]
     for (suite, is_watched), alike in itertools.groupby(waiting, key=_worlds):
@@ -129,6 +130,7 @@ def control(
         envs.num_envs,
         action_horizon=settings["action_horizon"],
         inference_batch=settings["inference_batch"],
+        execution=execution_of(settings),
         prompts=prompter,
     )
     actor = controller if people is None else Corrected(controller, people)

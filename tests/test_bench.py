@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from embodied import experiment
 from embodied.data.windows import Windows
 from embodied_datasets.lerobot import LeRobotDataset
 from scripts.bench import evaluation, latency, loader, metaworld, render, train
 from scripts.bench._common import Case, Rates, figure, measure, rate_rows, ratios, spread
-from scripts.bench._setup import Items, RandomEpisodes, collated
+from scripts.bench._setup import CONF, Items, RandomEpisodes, collated
 
 Main = Callable[[list[str]], None]
 
@@ -133,6 +134,40 @@ def test_the_latency_benchmark_counts_evaluations(
         "euler, 2 steps": "2",
         "heun, 2 steps": "3",
     }
+
+
+def test_the_latency_benchmark_compares_heads_and_ways_and_says_what_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ("--calls", "3", "--threads", "1", "--steps", "1", "--samplers", "ddim")
+    ways = ("--heads", "all", "--ways", "eager", "exported", "graph")
+    content = run(latency.main, tmp_path / "latency.json", *sizes, *ways)
+    printed = capsys.readouterr().out
+    check_tables(content, printed, "edm, ddim, 1 step", "edm, ddim, 1 step, exported")
+    assert "left out: graph: CUDA graphs need --device cuda" in printed
+    (rows,) = content["tables"].values()
+    named = {row["case"].split(",")[0] for row in rows}
+    left = {
+        line.split(": ")[1].split(",")[0] for line in printed.splitlines() if "left out" in line
+    }
+    assert {path.stem for path in (CONF / "head").glob("*.yaml")} <= named | left
+    ratio = {row["case"]: row["of eager"] for row in rows}
+    assert ratio["edm, ddim, 1 step"] == "1.00x [1.00, 1.00]"
+    assert ratio["edm, ddim, 1 step, exported"] != "1.00x [1.00, 1.00]"
+
+
+def test_the_latency_benchmark_draws_success_against_time(
+    compose: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained, png = tmp_path / "trained", tmp_path / "picture.png"
+    experiment.train(compose(trained, "eval.sampling={num_steps: 5}"))
+    options = ("--calls", "3", "--threads", "1", "--png", str(png), "--runs", str(trained))
+    content = run(latency.main, tmp_path / "latency.json", *options)
+    check_tables(content, capsys.readouterr().out, "trained")
+    (rows,) = content["tables"].values()
+    assert (rows[0]["head"], rows[0]["evaluations"]) == ("EDMHead, ddim, 5", "5")
+    assert float(rows[0]["p50 ms"]) > 0
+    assert png.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

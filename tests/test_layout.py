@@ -23,7 +23,9 @@ LAYERS = (
     ("encoders", "heads"),
     ("policies",),
     ("algorithms", "ema", "distributed"),
-    ("data", "sources", "trainer", "rollout", "checkpoint", "loggers", "resume", "protocols"),
+    ("data", "sources", "trainer", "checkpoint", "loggers", "resume", "protocols"),
+    ("execution",),
+    ("rollout",),
 )
 PICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 

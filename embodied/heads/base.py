@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -11,7 +12,14 @@ from embodied.noise import Noise
 
 
 class ActionHead(nn.Module, ABC):
-    """Models p(action chunk | context). Actions are normalised to [-1, 1]."""
+    """Models p(action chunk | context). Actions are normalised to [-1, 1].
+
+    Attributes:
+        samplers: what its option `sampler` may be, where it has one; what does not change its
+            parameters, so that a trained head can be given another.
+    """
+
+    samplers: tuple[str, ...] = ()
 
     @abstractmethod
     def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
@@ -84,6 +92,30 @@ class DenoisingHead(ActionHead):
     def _follow(self, denoise: Denoiser, context: Tensor, noise: Noise) -> Tensor:
         x = noise.normal(len(context), *self.shape, device=context.device)
         return self.integrate(denoise, x, noise=noise)
+
+
+@runtime_checkable
+class WarmHead(Protocol):
+    """A `DenoisingHead` that can also begin near a chunk, with fewer steps than from noise alone.
+
+    Attributes:
+        noise_range: the least and the most noise that it was trained to remove.
+    """
+
+    @property
+    def noise_range(self) -> tuple[float, float]: ...
+
+    def resample(
+        self, denoise: Denoiser, previous: Tensor, *, sigma: float, num_steps: int, noise: Noise
+    ) -> Tensor:
+        """Where the denoiser leads from `previous` (B, H, A) under Gaussian noise.
+
+        Args:
+            sigma: standard deviation of the noise, where `previous` has unit scale. Heads that
+                count noise otherwise begin where noise over signal is this.
+            num_steps: of the sampler, from there to no noise.
+        """
+        ...
 
 
 class ErrorHead(DenoisingHead):

@@ -34,6 +34,8 @@ def _choice(name: str, value: str, choices: dict[str, object]) -> None:
 class EDMHead(ErrorHead):
     """Denoises an action chunk with a transformer over noisy actions, after the context.
 
+    It is a `WarmHead`.
+
     Args:
         sigma_data: standard deviation of normalised actions.
         sigma_min, sigma_max: noise range of training and sampling.
@@ -42,6 +44,8 @@ class EDMHead(ErrorHead):
             `heads.schedules`.
         trunk: options of the `ActionTransformer`.
     """
+
+    samplers = tuple(SAMPLERS)
 
     def __init__(
         self,
@@ -70,7 +74,8 @@ class EDMHead(ErrorHead):
         self.shape = (pred_horizon, action_dim)
         self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
         self.sampler = SAMPLERS[sampler]
-        self.sigmas = SCHEDULES[schedule](num_steps, sigma_min, sigma_max)
+        self.schedule = SCHEDULES[schedule]
+        self.sigmas = self.schedule(num_steps, sigma_min, sigma_max)
         self.density = DENSITIES[noise_density]
         self.trained_levels = Levels(sigma_min, sigma_max, sigma_data, sampled=self.sigmas[:-1])
         self.embed_sigma = nn.Linear(1, dim)
@@ -142,3 +147,14 @@ class EDMHead(ErrorHead):
     def integrate(self, denoise: Denoiser, x: Tensor, *, noise: Noise) -> Tensor:
         sigmas = self.sigmas.to(x.device)
         return self.sampler(denoise, sigmas[0] * x, sigmas, noise)
+
+    @property
+    def noise_range(self) -> tuple[float, float]:
+        return self.sigma_min, self.sigma_max
+
+    def resample(
+        self, denoise: Denoiser, previous: Tensor, *, sigma: float, num_steps: int, noise: Noise
+    ) -> Tensor:
+        x = previous + sigma * noise.normal(*previous.shape, device=previous.device)
+        sigmas = self.schedule(num_steps, self.sigma_min, sigma).to(x.device)
+        return self.sampler(denoise, x, sigmas, noise)

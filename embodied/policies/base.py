@@ -56,12 +56,45 @@ class Policy(nn.Module, ABC):
         """Itself, where it acts by phrases of its own and keeps to them; None for any other."""
         return None
 
+    def as_warm(self) -> WarmPolicy | None:
+        """Itself, where it can begin a chunk from another; None for any other."""
+        return None
+
     def begin_step(self, step: int) -> None:
         """Called before each training step, from 0, for those that train in stages; what it
         changes must follow from the step alone, so that a resumed run goes on alike."""
 
     def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         return self.loss(batch, noise=noise)
+
+
+class WarmPolicy(Protocol):
+    """A policy that can begin a chunk from one that is nearly right; `Policy.as_warm` says which
+    are.
+
+    Attributes:
+        noise_range: as of `embodied.heads.base.WarmHead`.
+    """
+
+    @property
+    def noise_range(self) -> tuple[float, float]: ...
+
+    def act_from(
+        self,
+        previous: Tensor,
+        observation: Observation,
+        condition: Condition,
+        *,
+        sigma: float,
+        num_steps: int,
+        noise: Noise,
+    ) -> Tensor:
+        """As `Policy.act`, sampled from near `previous` (B, H, A), in environment units.
+
+        Args:
+            sigma, num_steps: as of `embodied.heads.base.WarmHead.resample`.
+        """
+        ...
 
 
 @dataclass(frozen=True)

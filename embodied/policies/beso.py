@@ -90,6 +90,9 @@ class BESOPolicy(ChunkPolicy):
         found = self.head.integrate(denoise, x, noise=noise)
         return found[rows, newest][:, None]
 
+    def as_warm(self) -> None:
+        """None: no chunk is left to begin from, where one action is all that is predicted."""
+
     def _previous(self, observation: Observation) -> tuple[Tensor, Tensor]:
         if observation.action is None or observation.steps is None:
             raise ValueError(

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from embodied.encoders.base import Encoder, drop_elements, hidden
-from embodied.heads.base import ActionHead, DenoisingHead
+from embodied.heads.base import ActionHead, DenoisingHead, WarmHead, guided
 from embodied.noise import Noise
 from embodied.normalize import MinMax
-from embodied.policies.base import Policy, by_source
+from embodied.policies.base import Policy, WarmPolicy, by_source
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec, place
 
 _MOST_CHUNKS = 2**14
@@ -21,6 +21,9 @@ _MOST_CHUNKS = 2**14
 
 class ChunkPolicy(Policy):
     """Action chunking (Zhao et al. 2023, arXiv:2304.13705) with any encoder and head.
+
+    Attributes:
+        head_sizes: what `head` was called with.
 
     Args:
         encoder: factory called with (spec=, obs_horizon=, dim=).
@@ -62,12 +65,13 @@ class ChunkPolicy(Policy):
         self.obs_horizon = obs_horizon
         self.pred_horizon = pred_horizon
         self.encoder = encoder(spec=spec, obs_horizon=obs_horizon, dim=dim)
-        self.head = head(
-            action_dim=spec.action_dim,
-            pred_horizon=pred_horizon,
-            num_tokens=self.encoder.num_tokens,
-            dim=dim,
-        )
+        self.head_sizes = {
+            "action_dim": spec.action_dim,
+            "pred_horizon": pred_horizon,
+            "num_tokens": self.encoder.num_tokens,
+            "dim": dim,
+        }
+        self.head = head(**self.head_sizes)
         if guidance != 1 and not isinstance(self.head, DenoisingHead):
             raise ValueError(
                 f"guidance needs a head that denoises, such as edm; {type(self.head).__name__} "
@@ -125,7 +129,38 @@ class ChunkPolicy(Policy):
 
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         action = self._sample(observation, condition, noise)
-        start = self._start(observation)
+        return self._denormalize(action, self._start(observation))
+
+    def as_warm(self) -> WarmPolicy | None:
+        return self if isinstance(self.head, WarmHead) else None
+
+    @property
+    def noise_range(self) -> tuple[float, float]:
+        assert isinstance(self.head, WarmHead), "`as_warm` says whether it is"
+        return self.head.noise_range
+
+    def act_from(
+        self,
+        previous: Tensor,
+        observation: Observation,
+        condition: Condition,
+        *,
+        sigma: float,
+        num_steps: int,
+        noise: Noise,
+    ) -> Tensor:
+        head, start = self.head, self._start(observation)
+        assert isinstance(head, DenoisingHead)
+        assert isinstance(head, WarmHead), "`as_warm` says whether it is"
+        denoise = head.denoiser(self.encoder(observation, condition))
+        if self.guidance != 1:
+            untold = head.denoiser(self._untold(observation, condition))
+            denoise = guided(denoise, untold, self.guidance)
+        given = self._normalize(previous, start)
+        action = head.resample(denoise, given, sigma=sigma, num_steps=num_steps, noise=noise)
+        return self._denormalize(action, start)
+
+    def _denormalize(self, action: Tensor, start: Tensor | None) -> Tensor:
         if start is None:
             action = self.action_normalizer.inverse(action)
         else:
@@ -137,8 +172,13 @@ class ChunkPolicy(Policy):
         context = self.encoder(observation, condition)
         if self.guidance == 1 or not isinstance(self.head, DenoisingHead):
             return self.head.sample(context, noise=noise)
-        untold = self.encoder(observation, Condition(start=condition.start))
+        untold = self._untold(observation, condition)
         return self.head.sample_guided(context, untold, guidance=self.guidance, noise=noise)
+
+    def _untold(self, observation: Observation, condition: Condition) -> Tensor:
+        """The context without what is asked."""
+        context: Tensor = self.encoder(observation, Condition(start=condition.start))
+        return context
 
     def _normalize(self, action: Tensor, start: Tensor | None) -> Tensor:
         if start is None:
