@@ -16,6 +16,7 @@ from torch import Tensor
 from embodied import checkpoint
 from embodied.build import instantiate, read_stored
 from embodied.devices import choose_device
+from embodied.heads.base import StudentHead
 from embodied.policies.base import Policy
 from embodied.resume import check_tensors
 from embodied.structs import Spec
@@ -58,14 +59,34 @@ def load_policy(
 def start_from(policy: Policy, path: Path) -> None:
     """Takes weights and statistics from a checkpoint of a policy that was built alike.
 
+    A policy with a `StudentHead` may start from one whose head can be its teacher; all but that
+    head is then frozen, since the teacher knows only what the rest told it.
+
     Args:
         path: as of `load_policy`.
 
     Raises CheckpointError with all the differences in names and shapes.
     """
-    tensors = _read(path).tensors["policy"]
+    tensors = dict(_read(path).tensors["policy"])
+    for name, part in policy.named_modules():
+        if isinstance(part, StudentHead):
+            tensors = _inherit(part, f"{name}.", tensors)
+            _freeze_all_but(policy, f"{name}.")
     check_tensors(policy.state_dict(), tensors)
-    policy.load_state_dict(dict(tensors))
+    policy.load_state_dict(tensors)
+
+
+def _inherit(head: StudentHead, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A policy's tensors, with those of its head at `prefix` turned into this head's."""
+    its = {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
+    others = {key: x for key, x in tensors.items() if not key.startswith(prefix)}
+    return {**others, **{f"{prefix}{key}": x for key, x in head.inherit(its).items()}}
+
+
+def _freeze_all_but(policy: Policy, prefix: str) -> None:
+    for name, parameter in policy.named_parameters():
+        if not name.startswith(prefix):
+            parameter.requires_grad_(False)
 
 
 def _read(path: Path) -> checkpoint.Checkpoint:

@@ -66,7 +66,8 @@ class ACTHead(ActionHead):
     def decode(self, context: Tensor, z: Tensor) -> Tensor:
         """Context (B, L, D) and z (B, Z) -> action (B, H, A)."""
         tokens = torch.cat([context, self.embed_latent(z)[:, None].to(context.dtype)], dim=1)
-        return self.decoder(self.decoder.remember(tokens)).float()
+        action: Tensor = self.decoder(self.decoder.remember(tokens))
+        return action.float()
 
     def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
         """|a_h - a'_h| + kl_weight KL(q(z | a, context) || N(0, I)) at each step h (Algorithm 1).

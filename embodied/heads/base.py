@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
@@ -84,6 +84,49 @@ class DenoisingHead(ActionHead):
     def _follow(self, denoise: Denoiser, context: Tensor, noise: Noise) -> Tensor:
         x = noise.normal(len(context), *self.shape, device=context.device)
         return self.integrate(denoise, x, noise=noise)
+
+
+class ErrorHead(DenoisingHead):
+    """A head that learns to undo noise; its errors bound log p(action | context) from below.
+
+    Levels and noise are arguments, so that a policy, its reference, a chosen and a rejected action
+    can be compared at the same draws, as preference losses need (`objectives.evidence`).
+    """
+
+    @abstractmethod
+    def levels(self, u: Tensor) -> Tensor:
+        """Uniform u (B,) in [0, 1] -> noise levels (B,), distributed as in training."""
+
+    @abstractmethod
+    def errors(self, context: Tensor, action: Tensor, *, levels: Tensor, noise: Tensor) -> Tensor:
+        """What is to be small, of each row and step, (B, H), a mean over the action's numbers.
+
+        Args:
+            context, action: as of `loss`.
+            levels: (B,).
+            noise: (B, H, A), standard normal.
+        """
+
+    @abstractmethod
+    def evidence(self, context: Tensor, action: Tensor, *, u: Tensor, noise: Tensor) -> Tensor:
+        """One draw of a lower bound on log p(action | context), split over the steps, (B, H).
+
+        The bound is the mean over uniform u (B,) and standard normal noise (B, H, A), with respect
+        to the volume element of [-1, 1]^A. It is that of sampling with many steps, not few.
+        """
+
+    def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
+        levels = self.levels(noise.uniform(len(action), device=action.device))
+        drawn = noise.normal(*action.shape, device=action.device)
+        return self.errors(context, action, levels=levels, noise=drawn)
+
+
+class StudentHead(ActionHead):
+    """A head that learns from a trained one, which it starts from (`init_from` of a run)."""
+
+    @abstractmethod
+    def inherit(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict of a trained head -> this head's."""
 
 
 def guided(told: Denoiser, untold: Denoiser, guidance: float) -> Denoiser:

@@ -9,13 +9,16 @@ action tokens instead of being one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+import torch
 from torch import Tensor, nn
 
-from embodied.heads.base import Denoiser, DenoisingHead
+from embodied.heads.base import Denoiser, ErrorHead
 from embodied.heads.densities import DENSITIES, Levels
+from embodied.heads.evidence import decoder_cost, prior_gap
 from embodied.heads.samplers import SAMPLERS
 from embodied.heads.schedules import SCHEDULES
 from embodied.heads.trunk import ActionTransformer, TrunkOptions
@@ -28,7 +31,7 @@ def _choice(name: str, value: str, choices: dict[str, object]) -> None:
         raise ValueError(f"{name} must be one of {sorted(choices)}, got {value!r}")
 
 
-class EDMHead(DenoisingHead):
+class EDMHead(ErrorHead):
     """Denoises an action chunk with a transformer over noisy actions, after the context.
 
     Args:
@@ -108,18 +111,32 @@ class EDMHead(DenoisingHead):
         c_skip, c_out, c_in = (c[:, None, None] for c in self.scalings(sigma))
         return c_skip * x + c_out * self.network(c_in * x, sigma, memories).float()
 
+    def levels(self, u: Tensor) -> Tensor:
+        return self.training_sigma(u)
+
     def training_sigma(self, u: Tensor) -> Tensor:
         """Uniform u in [0, 1] -> noise levels to train at."""
         return self.density(u, self.trained_levels)
 
-    def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
+    def errors(self, context: Tensor, action: Tensor, *, levels: Tensor, noise: Tensor) -> Tensor:
         """||F - (a - c_skip x) / c_out||^2, unweighted, which is EDM's weighting of D's error."""
-        sigma = self.training_sigma(noise.uniform(len(action), device=action.device))
-        c_skip, c_out, c_in = (c[:, None, None] for c in self.scalings(sigma))
-        x = action + sigma[:, None, None] * noise.normal(*action.shape, device=action.device)
+        c_skip, c_out, c_in = (c[:, None, None] for c in self.scalings(levels))
+        x = action + levels[:, None, None] * noise
         target = (action - c_skip * x) / c_out
-        error = self.network(c_in * x, sigma, self.trunk.remember(context)).float() - target
+        error = self.network(c_in * x, levels, self.trunk.remember(context)).float() - target
         return error.square().mean(-1)
+
+    def evidence(self, context: Tensor, action: Tensor, *, u: Tensor, noise: Tensor) -> Tensor:
+        """Levels are uniform in ln(sigma), and the log signal-to-noise ratio is -2 ln(sigma)."""
+        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        sigma = torch.exp(high + (low - high) * u)
+        errors = self.errors(context, action, levels=sigma, noise=noise)
+        _, c_out, _ = self.scalings(sigma)
+        weight = (high - low) * action.shape[-1] * (c_out / sigma).square()  # to ||n - n_hat||^2
+        ends = decoder_cost(action, -2 * low) + prior_gap(
+            action, alpha=1.0, sigma=self.sigma_max, prior_std=self.sigma_max
+        )
+        return -weight[:, None] * errors - ends
 
     def denoiser(self, context: Tensor) -> Denoiser:
         memories = self.trunk.remember(context)

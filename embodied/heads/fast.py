@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,6 @@ from torch.nn import functional as F
 
 from embodied.heads.base import ActionHead
 from embodied.heads.codes import check_temperature, draw
-from embodied.heads.trunk import TrunkOptions
 from embodied.networks.byte_pairs import BytePairs
 from embodied.networks.transformer import Memory, Transformer
 from embodied.noise import Noise
@@ -35,8 +33,8 @@ class FASTHead(ActionHead):
         scale: quantisation levels for each unit of a coefficient.
         vocab_size: tokens, of which the levels are the first.
         temperature: of sampling; 0 takes the likeliest token each time.
-        trunk: num_layers, num_heads and dropout of the transformer; patch is without effect, for
-            what belongs in one token is learned.
+        num_layers, num_heads, dropout: of the transformer.
+        patch: without effect; the byte pairs decide what is one token.
     """
 
     def __init__(
@@ -49,7 +47,10 @@ class FASTHead(ActionHead):
         scale: float = 10.0,
         vocab_size: int = 1024,
         temperature: float = 1.0,
-        **trunk: Unpack[TrunkOptions],
+        num_layers: int = 4,
+        num_heads: int = 4,
+        dropout: float = 0.0,
+        patch: int = 1,
     ) -> None:
         super().__init__()
         check_temperature(temperature)
@@ -59,11 +60,12 @@ class FASTHead(ActionHead):
         self.pairs = BytePairs(
             alphabet=self.cosines.num_levels, vocabulary=vocab_size, length=length
         )
-        trunk.pop("patch", None)
         self.embed = nn.Embedding(vocab_size, dim)
         self.start = nn.Parameter(0.02 * torch.randn(dim))
         self.position = nn.Parameter(0.02 * torch.randn(length, dim))
-        self.transformer = Transformer(dim, **trunk)
+        self.transformer = Transformer(
+            dim, num_layers=num_layers, num_heads=num_heads, dropout=dropout
+        )
         self.out = nn.Linear(dim, vocab_size)
 
     def fit(self, action: Tensor) -> None:

@@ -102,8 +102,8 @@ class VQBeTHead(ActionHead):
         features = self._features(context)
         error = (self._action(features, codes) - action).abs().mean(-1)
         log_p = self._log_prob(features, codes)  # (B, G)
-        focal = focal_loss(log_p, self.focal_gamma) @ log_p.new_tensor(self.code_weights)
-        return self.offset_weight * error + focal[:, None]
+        focal = focal_loss(log_p, self.focal_gamma) * log_p.new_tensor(self.code_weights)
+        return self.offset_weight * error + focal.sum(1, keepdim=True)
 
     def sample(self, context: Tensor, *, noise: Noise) -> Tensor:
         u = noise.uniform(len(context), len(self.code), device=context.device)
@@ -137,7 +137,8 @@ class VQBeTHead(ActionHead):
         rows, steps, action_dim = decoded.shape
         offset = self.offset(features).float().view(rows, steps, codes.shape[1], -1, action_dim)
         index = codes[:, None, :, None, None].expand(-1, steps, -1, 1, action_dim)
-        return decoded + offset.gather(3, index).sum((2, 3))
+        action: Tensor = decoded + offset.gather(3, index).sum((2, 3))
+        return action
 
 
 def focal_loss(log_p: Tensor, gamma: float) -> Tensor:
