@@ -75,7 +75,7 @@ def test_the_loss_is_the_denoisers_error_over_c_out_squared() -> None:
     head = make_head().requires_grad_(False)
     context, action = torch.randn(6, 2, 16), torch.rand(6, 3, 2) * 2 - 1
     draws = noise(5)
-    sigma = head.training_sigma(draws.uniform(6, device=CPU))
+    sigma = head.levels(draws.uniform(6, device=CPU))
     noisy = action + sigma[:, None, None] * draws.normal(6, 3, 2, device=CPU)
     _, c_out, _ = head.scalings(sigma)
     error = (head.denoise(noisy, sigma, head.trunk.remember(context)) - action).square().mean(-1)
@@ -121,11 +121,11 @@ def test_the_network_sees_unit_variance(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_chosen_density_is_trained() -> None:
     # Sigma uniform in [1, 3] is 2 in the middle; the levels of three linear steps are 3, 2, 1.
     uniform = make_head(sigma_min=1.0, sigma_max=3.0, noise_density="uniform")
-    assert uniform.training_sigma(torch.tensor([0.5])).tolist() == [2.0]
+    assert uniform.levels(torch.tensor([0.5])).tolist() == [2.0]
     levels = make_head(
         sigma_min=1.0, sigma_max=3.0, schedule="linear", num_steps=3, noise_density="discrete"
     )
-    assert levels.training_sigma(torch.tensor([0.1, 0.5, 0.9, 1.0])).tolist() == [3, 2, 1, 1]
+    assert levels.levels(torch.tensor([0.1, 0.5, 0.9, 1.0])).tolist() == [3, 2, 1, 1]
 
 
 def test_sampling_begins_at_the_schedules_first_level(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_one_step_of_a_trained_head_keeps_both_modes() -> None:
     optimizer = torch.optim.Adam(head.parameters(), lr=5e-3)
     source, context, action = noise(), torch.zeros(64, 2, 16), torch.full((64, 1, 1), 0.6)
     action[32:] *= -1
-    for _ in range(250):
+    for _ in range(180):
         optimizer.zero_grad()
         head.loss(context, action, noise=source).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -61,11 +61,12 @@ class DDPMHead(ErrorHead):
         self.shape = (pred_horizon, action_dim)
         self.num_train_steps, self.eta = num_train_steps, eta
         self.prediction_type = prediction_type
-        self.scheduler = DDIMScheduler(
+        make: Any = DDIMScheduler  # diffusers' modules are untyped
+        self.scheduler = make(
             num_train_timesteps=num_train_steps,
             beta_schedule=beta_schedule,
-            prediction_type=prediction_type,  # type: ignore[arg-type]
-            timestep_spacing=timestep_spacing,  # type: ignore[arg-type]
+            prediction_type=prediction_type,
+            timestep_spacing=timestep_spacing,
             clip_sample=clip_sample,
         )
         self.scheduler.set_timesteps(num_steps)

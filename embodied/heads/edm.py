@@ -112,9 +112,6 @@ class EDMHead(ErrorHead):
         return c_skip * x + c_out * self.network(c_in * x, sigma, memories).float()
 
     def levels(self, u: Tensor) -> Tensor:
-        return self.training_sigma(u)
-
-    def training_sigma(self, u: Tensor) -> Tensor:
         """Uniform u in [0, 1] -> noise levels to train at."""
         return self.density(u, self.trained_levels)
 

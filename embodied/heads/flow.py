@@ -71,7 +71,8 @@ class FlowHead(ErrorHead):
         Args:
             memories: the trunk's, of the context.
         """
-        return self.trunk(memories, x, self.embed_time(t)).float()
+        out: Tensor = self.trunk(memories, x, self.embed_time(t))
+        return out.float()
 
     def levels(self, u: Tensor) -> Tensor:
         """Times: u itself, or t = s (1 - b) with b ~ Beta(1.5, 1), whose inverse is u^(2/3)."""

@@ -74,7 +74,8 @@ class ShortcutHead(ActionHead):
             memories: the trunk's, of the context.
         """
         level = self.embed_time(t) + self.embed_jump(jump)
-        return self.trunk(memories, x, level).float()
+        out: Tensor = self.trunk(memories, x, level)
+        return out.float()
 
     def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
         """||s(x_t, t, d) - target||^2 of a flow or a jump (Frans et al. 2024, Eq. 5)."""
