@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -150,8 +150,13 @@ def save(loop: WholeLoop, path: Path, form: str) -> None:
 
         aoti_compile_and_package(program, package_path=str(path))
     else:
-        names = {"input_names": loop.names, "output_names": ("action",)}
-        torch.onnx.export(program, f=path, external_data=False, **names)
+        torch.onnx.export(
+            program,
+            f=path,
+            external_data=False,
+            input_names=list(loop.names),
+            output_names=["action"],
+        )
 
 
 def load(path: Path, form: str) -> Run:
@@ -210,7 +215,7 @@ def export_policy(config: Any) -> Path:
     plain = resolve(config)
     trusted = plain.get("allow_targets", ())
     policy, found = load_policy(Path(plain["checkpoint"]), plain["device"], trusted)
-    stored = {**read_stored(found.documents["config"]), "allow_targets": trusted}
+    stored: Mapping[str, Any] = {**read_stored(found.documents["config"]), "allow_targets": trusted}
     if plain["sampling"]:
         stored, policy = with_sampling(stored, policy, plain["sampling"])
     torch.set_num_threads(plain["threads"])
