@@ -136,6 +136,7 @@ def test_the_latency_benchmark_counts_evaluations(
     }
 
 
+@pytest.mark.slow
 def test_the_latency_benchmark_compares_heads_and_ways_and_says_what_it_leaves_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -389,7 +389,7 @@ def test_a_checkpoint_is_corrected_and_evaluated_from_the_command_line(
         "protocol=point",
         "protocol.goals_per_task=1",
         "person=actions",
-        "shards=2",
+        "shards=1",
         "env.num_envs=2",
         "env.workers=0",
     )

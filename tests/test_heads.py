@@ -219,21 +219,33 @@ def test_a_wrong_key_is_named(name: str) -> None:
         build(name, num_layer=2)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_where_one_action_is_right_the_head_learns_it(name: str) -> None:
+SLOW = {"ddpm_unet"}  # to train
+
+
+# One test for each head, so that no two processes train it.
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.slow if x in SLOW else ()) for x in NAMES]
+)
+def test_a_head_makes_of_its_lesson_what_is_expected(name: str) -> None:
+    one_action_is_learned(name)
+    samples_lie_where_actions_do(name)
+    a_gaussian_is_recovered(name)
+    for o in (-0.5, 0.5):
+        of_two_ways_it_draws_what_is_expected(name, o)
+
+
+def one_action_is_learned(name: str) -> None:
     error = (drawn(name, ONE_WAY, 0.3) - ANSWER).abs().mean()
     assert float(error) < 0.1  # untrained: about 0.5
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_samples_lie_where_actions_do(name: str) -> None:
+def samples_lie_where_actions_do(name: str) -> None:
     found = torch.cat([drawn(name, kind, o) for kind in range(3) for o in (-1.0, 1.0)])
     assert float(found.abs().quantile(0.99)) < 1.5
     assert float(found.abs().max()) < 4
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_gaussian_is_recovered(name: str) -> None:
+def a_gaussian_is_recovered(name: str) -> None:
     for o in (-0.5, 0.5):
         found = drawn(name, GAUSSIAN, o)
         assert found.mean().item() == pytest.approx(0.4 * o, abs=0.05)
@@ -241,9 +253,7 @@ def test_a_gaussian_is_recovered(name: str) -> None:
             assert found.std(0).mean().item() == pytest.approx(STD, abs=0.07)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("o", [-0.5, 0.5])
-def test_of_two_ways_to_act_the_head_draws_what_is_expected(name: str, o: float) -> None:
+def of_two_ways_it_draws_what_is_expected(name: str, o: float) -> None:
     found, right = drawn(name, TWO_WAYS, o), float(way(torch.tensor(o)))
     near = float(((found.abs() - right).abs() < 0.15).float().mean())
     agreeing = (found > 0).flatten(1).float().mean(1)

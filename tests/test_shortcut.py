@@ -107,12 +107,13 @@ def test_sampling_asks_for_jumps_as_long_as_its_steps(monkeypatch: pytest.Monkey
     assert asked == [(0.0, 2), (0.5, 2)]  # of 1/8 doubled twice
 
 
+@pytest.mark.slow
 def test_one_step_of_a_trained_head_keeps_both_modes() -> None:
     head = make_head(pred_horizon=1, action_dim=1, max_steps=4, consistency=0.5)
     optimizer = torch.optim.Adam(head.parameters(), lr=5e-3)
     source, context, action = noise(), torch.zeros(64, 2, 16), torch.full((64, 1, 1), 0.6)
     action[32:] *= -1
-    for _ in range(180):
+    for _ in range(900):
         optimizer.zero_grad()
         head.loss(context, action, noise=source).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -158,7 +158,7 @@ def test_pixels_as_floats_are_rounded_and_others_refused(tmp_path: Path) -> None
     found = open_episodes(path)
     check_episodes(found)
     np.testing.assert_array_equal(found[1].images["img"], pixels[3:5].astype(np.uint8))
-    path = _buffer(tmp_path / "b", img=pixels - 1)
+    path = _buffer(tmp_path / "b", img=pixels - 256)
     with pytest.raises(DataError, match="expected 0 to 255"):
         open_episodes(path)[0].images["img"]
 
