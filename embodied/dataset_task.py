@@ -214,6 +214,7 @@ class DatasetTask:
             train=self._train,
             obs_horizon=policy.obs_horizon,
             pred_horizon=policy.pred_horizon,
+            past_actions=policy.sees_past_actions,
             frames=self.data["frames_per_episode"],
             goals=make_goals(self.config["source"]["goals"]),
             seed=self.config["seed"],

@@ -150,6 +150,7 @@ def make_trainer(config: Config, policy: Policy, data: TrainingData, world: Worl
         batch_size=settings["batch_size"],
         obs_horizon=policy.obs_horizon,
         pred_horizon=policy.pred_horizon,
+        past_actions=policy.sees_past_actions,
         seed=config["seed"],
         **_source_settings(config["source"]),
     ).split(world.rank, world.size)

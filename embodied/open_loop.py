@@ -99,7 +99,7 @@ class Probe:
         train: what is known from training: the mean action and the range of actions.
         frames: at most this many of each episode, evenly spaced, beginning with its second.
         goals: whose parts are given as the goal, which is the episode's last frame; None for none.
-        image_horizon: see `Windows.gather`.
+        past_actions: see `Windows.gather`.
     """
 
     windows: Windows
@@ -107,6 +107,7 @@ class Probe:
     obs_horizon: int
     pred_horizon: int
     frames: int = 50
+    past_actions: bool = False
     goals: Goals | None = None
     seed: int = 0
     episodes: tuple[int, ...] = field(init=False)
@@ -140,6 +141,7 @@ class Probe:
             frames,
             obs_horizon=self.obs_horizon,
             pred_horizon=self.pred_horizon,
+            past_actions=self.past_actions,
             goal=goal,
             goal_parts=() if self.goals is None else self.goals.parts,
         )

@@ -77,7 +77,7 @@ class Offline(Source):
 
     Args:
         windows: or blocks of them that take turns in memory; see `embodied.data.blocks`.
-        image_horizon: how many of the observations have images; None means all.
+        image_horizon, past_actions: see `Windows.gather`.
         goals: how each window's goal is drawn; None asks for none.
     """
 
@@ -89,13 +89,14 @@ class Offline(Source):
         obs_horizon: int,
         pred_horizon: int,
         image_horizon: int | None = None,
+        past_actions: bool = False,
         goals: Goals | None = None,
         seed: int = 0,
     ) -> None:
         self.windows = windows
         self.batch_size = batch_size
         self.obs_horizon, self.pred_horizon = obs_horizon, pred_horizon
-        self.image_horizon = image_horizon
+        self.image_horizon, self.past_actions = image_horizon, past_actions
         self.goals = goals
         self.seed = seed
         self.position = 0
@@ -118,6 +119,7 @@ class Offline(Source):
             obs_horizon=self.obs_horizon,
             pred_horizon=self.pred_horizon,
             image_horizon=self.image_horizon,
+            past_actions=self.past_actions,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def test_windows_laid_out_are_the_same(
 
 def test_a_window_by_hand() -> None:
     windows = Windows.load(Recorded([2, 3]), label="action")
-    batch = windows.gather(torch.tensor([3, 0]), obs_horizon=3, pred_horizon=3)
+    batch = windows.gather(torch.tensor([3, 0]), obs_horizon=3, pred_horizon=3, past_actions=True)
     # Frame 3 is time 1 of episode 1: one state before it, so the first is repeated once.
     assert batch.observation.state[0].tolist() == [[1.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
     assert batch.action[0, :, 0].tolist() == [11.0, 12.0, 12.0]

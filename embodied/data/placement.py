@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 from typing import Literal, get_args
@@ -27,6 +28,7 @@ def make_source(
     obs_horizon: int,
     pred_horizon: int,
     seed: int,
+    past_actions: bool = False,
     placement: Placement = "auto",
     device_bytes: int | None = None,
     host_bytes: int | None = None,
@@ -41,12 +43,21 @@ def make_source(
             mapped files, and makes batches ahead in a thread; "stream" reads blocks of the files
             in turn (see `embodied.data.blocks`, also for the sampling law, which differs). All
             others give the same batches. "auto" takes the first that fits.
+        past_actions: see `Windows.gather`.
         device_bytes, host_bytes: what data may take there; None means half of what is free.
     """
     images = any(name.startswith("images.") for name in windows.columns)
     chosen = choose(placement, windows.nbytes, device, device_bytes, host_bytes, images=images)
     _log.info("data: %.3g GB, placement %s", windows.nbytes / 1e9, chosen)
-    horizons = {"obs_horizon": obs_horizon, "pred_horizon": pred_horizon}
+    offline = functools.partial(
+        Offline,
+        batch_size=batch_size,
+        obs_horizon=obs_horizon,
+        pred_horizon=pred_horizon,
+        past_actions=past_actions,
+        goals=goals,
+        seed=seed,
+    )
     if chosen == "stream":
         blocks = Blocks(
             windows,
@@ -55,11 +66,9 @@ def make_source(
             block_bytes=block_bytes,
             pool_blocks=pool_blocks,
         )
-        streamed = Offline(blocks, batch_size=batch_size, goals=goals, seed=seed, **horizons)
-        return Prefetch(streamed, device)
+        return Prefetch(offline(blocks), device)
     placed = windows.to(device) if chosen == "device" else windows
-    placed = placed.laid_out(**horizons)
-    source = Offline(placed, batch_size=batch_size, goals=goals, seed=seed, **horizons)
+    source = offline(placed.laid_out(obs_horizon=obs_horizon, pred_horizon=pred_horizon))
     return source if chosen == "device" else Prefetch(source, device)
 
 

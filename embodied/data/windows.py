@@ -260,6 +260,7 @@ class Windows:
         obs_horizon: int,
         pred_horizon: int,
         image_horizon: int | None = None,
+        past_actions: bool = False,
         wording: Tensor | None = None,
         goal: Tensor | None = None,
         goal_parts: Collection[str] = ("state", "images"),
@@ -272,6 +273,7 @@ class Windows:
 
         Args:
             image_horizon: how many of the observations have images; None means all.
+            past_actions: whether the observation also tells what was done between its steps.
             wording: (B,) in [0, 1), which of each instruction's rewordings is given; None gives
                 the recorded one.
             goal: (B,) frames to reach; None asks for no goal.
@@ -294,7 +296,7 @@ class Windows:
             observation=Observation(
                 self._numbers("state", past, index, number),
                 images,
-                *(self._history(index, past, first) if obs_horizon > 1 else ()),
+                *(self._history(index, past, first) if past_actions else ()),
             ),
             condition=condition,
             action=self._numbers("action", torch.minimum(ahead, last[:, None]), index, number),

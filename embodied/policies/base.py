@@ -21,12 +21,14 @@ class Policy(nn.Module, ABC):
 
     Attributes:
         trains_in_stages: whether some parameters take no part in some training steps.
+        sees_past_actions: whether it needs `Observation.action` and `steps`.
     """
 
     spec: Spec
     obs_horizon: int
     pred_horizon: int
     trains_in_stages: bool = False
+    sees_past_actions: bool = False
 
     @abstractmethod
     def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:

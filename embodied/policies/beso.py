@@ -33,6 +33,7 @@ class BESOPolicy(ChunkPolicy):
     """
 
     head: EDMHead
+    sees_past_actions = True
 
     def __init__(
         self,
