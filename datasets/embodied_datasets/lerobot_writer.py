@@ -96,8 +96,10 @@ class LeRobotWriter:
         """Writes a finished episode; on return it is on disk for good, and, if `live`, what is
         recorded so far is a data set that LeRobot reads.
 
-        An old key is replaced, for which LeRobot's layout is taken away and made anew. Raises
-        DataError if the set is finalised, or if the episode does not fit the spec or those before.
+        An old key is replaced, for which LeRobot's layout is taken away and made anew, as it is
+        for the first episode with annotations; killed then, it is made when the folder is opened
+        again, and `LeRobotDataset` reads the episodes all the while. Raises DataError if the set is
+        finalised, or if the episode does not fit the spec or those before.
         """
         if self.is_final:
             message = f"{self.root} is finalised"
