@@ -33,19 +33,13 @@ settings.register_profile("patient", deadline=None)  # the first example pays fo
 settings.load_profile("patient")
 
 ROOT = Path(__file__).parents[1]
-TINY = (
+SMALL = (
     "task=point",
     "device=cpu",
     "threads=1",
     "task.collect.episodes_per_task=3",
     "+task.collect.workers=1",
     "+task.collect.progress=false",
-    "policy.dim=16",
-    "policy.head.num_layers=1",
-    "policy.head.num_heads=2",
-    "~policy.encoder.parts.language",  # the sentence encoder takes seconds to import
-    "algorithm.precision=fp32",
-    "algorithm.warmup_steps=2",
     "train.steps=6",
     "train.batch_size=16",
     "train.save_every=2",
@@ -57,6 +51,21 @@ TINY = (
     "eval.inference_batch=4",
     "video.per_task=0",
     "~probes",
+)
+IMITATING = (
+    "policy.dim=16",
+    "policy.head.num_layers=1",
+    "policy.head.num_heads=2",
+    "~policy.encoder.parts.language",  # the sentence encoder takes seconds to import
+    "algorithm.precision=fp32",
+    "algorithm.warmup_steps=2",
+)
+REWARDED = (
+    "~policy.dim",
+    "~policy.encoder",
+    "~policy.head",
+    "policy.hidden=[8]",
+    "algorithm.critic_hidden=[8]",
 )
 
 Compose = Callable[..., dict[str, Any]]
@@ -70,12 +79,18 @@ def compose_config(*overrides: str, name: str = "config") -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Overrides of a tiny run on demonstrations that are recorded once for the whole session."""
-    overrides = (*TINY, f"data_dir={tmp_path_factory.mktemp('data')}")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Overrides of a run on demonstrations that are recorded once for the whole session."""
+    overrides = (*SMALL, f"data_dir={tmp_path_factory.mktemp('data')}")
     task = compose_config(*overrides, "run_dir=unused")["task"]
     instantiate(task["collect"])(instantiate(task["suite"]))
     return overrides
+
+
+@pytest.fixture(scope="session")
+def tiny(small: tuple[str, ...]) -> tuple[str, ...]:
+    """Overrides of a tiny run that imitates."""
+    return (*small, *IMITATING)
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +99,16 @@ def compose(tiny: tuple[str, ...]) -> Compose:
 
     def composed(run_dir: Path, *overrides: str) -> dict[str, Any]:
         return compose_config(*tiny, f"run_dir={run_dir}", *overrides)
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def compose_rewarded(small: tuple[str, ...]) -> Compose:
+    """compose_rewarded(run_dir, "algorithm=...", *overrides): of one that learns from rewards."""
+
+    def composed(run_dir: Path, *overrides: str) -> dict[str, Any]:
+        return compose_config(*small, f"run_dir={run_dir}", *overrides, *REWARDED)
 
     return composed
 
