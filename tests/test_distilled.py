@@ -12,7 +12,7 @@ from torch import Tensor
 
 import embodied
 from embodied import checkpoint
-from embodied.checkpoint import CheckpointError
+from embodied.checkpoint_files import CheckpointError
 from embodied.heads.distilled import DistilledHead
 from embodied.heads.edm import EDMHead
 from embodied.noise import BatchNoise

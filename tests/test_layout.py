@@ -23,6 +23,7 @@ LAYERS = (
     ("encoders", "heads"),
     ("policies",),
     ("algorithms", "ema", "distributed"),
+    ("checkpoint_files",),
     ("data", "sources", "trainer", "checkpoint", "loggers", "resume", "protocols"),
     ("execution",),
     ("rollout",),
