@@ -23,7 +23,7 @@ SHOWN = ".staging-shown"
 
 _OLD = ".staging-old"
 _NEXT = ".staging-next"
-_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EXDEV)
 
 
 def replace_layout(root: Path, new: Path) -> None:
