@@ -386,9 +386,9 @@ def critique_grpo(r: Rollouts) -> Tensor:
 
 @surrogate
 def hpt(r: Rollouts) -> Tensor:
-    """The first group has solved attempts; the second solves one as well, unless it is changed."""
+    """Group by group; the entropy is that of all decisions that are reinforced."""
     assert r.entropy is not None
-    ratio, per_group = ratios(r), []
+    ratio, per_group, reinforced = ratios(r), [], []
     for g in groups(r):
         own = rows(r, g, own=True)
         if r.reward[own].sum() == 0:
@@ -397,9 +397,10 @@ def hpt(r: Rollouts) -> Tensor:
             continue
         centred = r.reward[own] - r.reward[own].mean()
         gains = [ratio[i, made(r, i)].sum() * a for i, a in zip(own, centred, strict=True)]
-        entropy = torch.cat([r.entropy[i, made(r, i)] for i in own]).mean()
-        per_group.append(-torch.stack(gains).mean() - 0.001 * entropy)
-    return torch.stack(per_group).mean()
+        reinforced.append(torch.cat([r.entropy[i, made(r, i)] for i in own]))
+        per_group.append(-torch.stack(gains).mean())
+    entropy = torch.cat(reinforced).mean() * len(reinforced) / len(per_group)
+    return torch.stack(per_group).mean() - 0.001 * entropy
 
 
 WITH_DEMONSTRATIONS = {"luffy", "srft", "critique_grpo", "hpt"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from embodied.objectives.answers import limited
 from embodied.objectives.outcomes import Outcome, Plain
 from embodied.objectives.rollouts import Rollouts, group_mean, group_std
 
@@ -138,7 +139,7 @@ class Contrast:
     def __call__(self, rollouts: Rollouts) -> Tensor:
         steps = rollouts.log_prob
         if self.of_ratio:
-            steps = (steps - rollouts.need("old", "advantages.Contrast")).exp()
+            steps = limited(steps - rollouts.need("old", "advantages.Contrast")).exp()
         score = rollouts.row_mean(steps)
         group, good = rollouts.groups(), rollouts.reward > self.threshold
         alike = group[:, None] == group[None, :]
