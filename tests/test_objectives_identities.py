@@ -20,8 +20,6 @@ from embodied.objectives.policy_gradient import PolicyGradient
 from embodied.objectives.rollouts import Rollouts
 from embodied.objectives.segments import cpl_kl
 
-finite = st.floats(-5, 5)
-
 
 def pair(seed: int = 0, **fields: Tensor) -> tuple[Answers, Answers]:
     draw = torch.Generator().manual_seed(seed)
@@ -95,8 +93,8 @@ def test_sppo_keeps_the_reference_where_answers_win_half_the_time() -> None:
         optimizer.zero_grad()
         sppo(won, lost, beta=0.01).sum().backward()
         optimizer.step()
-    assert float(won.delta().abs().max()) < 1e-6
-    assert float(lost.delta().abs().max()) < 1e-6
+    assert float(won.delta().detach().abs().max()) < 1e-6
+    assert float(lost.delta().detach().abs().max()) < 1e-6
 
 
 def test_ipo_of_soft_labels_regresses_on_their_mean() -> None:
@@ -107,9 +105,9 @@ def test_ipo_of_soft_labels_regresses_on_their_mean() -> None:
     assert same_gradient(labelled(ipo, won, lost, p), regression, won.log_prob, lost.log_prob)
 
 
-@given(finite, finite)
-def test_exchanging_the_goal_exchanges_the_label(first: float, second: float) -> None:
-    one, other = torch.tensor([first]), torch.tensor([second])
+@given(st.integers(-9, 9), st.integers(-9, 9))
+def test_exchanging_the_goal_exchanges_the_label(first: int, second: int) -> None:
+    one, other = torch.tensor([first / 4]), torch.tensor([second / 4])
     asked_one = float(goal_preference(one, one, other))
     asked_other = float(goal_preference(other, one, other))
     assert asked_one == (0.0 if first != second else 0.5)
@@ -172,7 +170,7 @@ def test_the_first_gradient_of_every_clip_is_the_policy_gradient(mask: masks.Mas
 @given(st.floats(-3, 3), st.sampled_from([-1.0, 1.0]))
 def test_a_soft_gate_is_widest_where_nothing_has_moved(log_ratio: float, sign: float) -> None:
     gate = masks.SoftGate()
-    at = [torch.tensor([[x]]) for x in (0.0, log_ratio)]
+    at = [torch.tensor([[x]], dtype=torch.float64) for x in (0.0, log_ratio)]
     here, there = (float(gate(rollouts(), x, torch.tensor([[sign]]))) for x in at)
     assert here == pytest.approx(1.0)
     assert 0 < there <= 1 + 1e-6
