@@ -86,15 +86,10 @@ def test_sppo_of_certain_wins_is_its_hard_form() -> None:
     assert torch.allclose(sppo(won, lost, beta=0.3), sppo_hard(won, lost, beta=0.3))
 
 
-def test_sppo_keeps_the_reference_where_answers_win_half_the_time() -> None:
+def test_sppo_pulls_to_the_reference_where_answers_win_half_the_time() -> None:
     won, lost = (dataclasses.replace(x, win_rate=torch.full((8,), 0.5)) for x in pair())
-    optimizer = torch.optim.SGD([won.log_prob, lost.log_prob], 0.1)
-    for _ in range(200):
-        optimizer.zero_grad()
-        sppo(won, lost, beta=0.01).sum().backward()
-        optimizer.step()
-    assert float(won.delta().detach().abs().max()) < 1e-6
-    assert float(lost.delta().detach().abs().max()) < 1e-6
+    distance = won.delta().square() + lost.delta().square()
+    assert torch.allclose(sppo(won, lost, beta=0.01), distance)
 
 
 def test_ipo_of_soft_labels_regresses_on_their_mean() -> None:
@@ -237,7 +232,7 @@ def test_a_policy_at_its_reference_pays_nothing_and_moves_nowhere() -> None:
     r = dataclasses.replace(r, reference=r.log_prob.detach(), old=r.log_prob.detach())
     for part in (penalties.KLToReference(weight=1.0), penalties.KLBarrier()):
         (grad,) = torch.autograd.grad(part(r), r.log_prob, retain_graph=True)
-        assert float(part(r)) == 0.0
+        assert float(part(r).detach()) == 0.0
         assert not grad.any()
 
 
