@@ -44,7 +44,7 @@ def fit_rewards(
         keys = torch.rand(model.num_members, len(label), generator=generator)
         order = keys.argsort(-1).to(label.device)
         seen = []
-        for rows in order.split(batch_size, dim=1):
+        for rows in torch.split(order, batch_size, dim=1):
             rewards = model.each(state[rows], action[rows])
             loss, found = reward_loss(rewards, label[rows])
             optimizer.zero_grad(set_to_none=True)

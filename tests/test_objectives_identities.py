@@ -230,15 +230,20 @@ def test_a_group_alone_gives_the_advantages_that_it_has_among_others() -> None:
 def test_a_policy_at_its_reference_pays_nothing_and_moves_nowhere() -> None:
     r = rollouts()
     r = dataclasses.replace(r, reference=r.log_prob.detach(), old=r.log_prob.detach())
-    for part in (penalties.KLToReference(weight=1.0), penalties.KLBarrier()):
+    for part in (penalties.KLToReference(weight=1.0), penalties.KLToOld(), penalties.KLBarrier()):
         (grad,) = torch.autograd.grad(part(r), r.log_prob, retain_graph=True)
         assert float(part(r).detach()) == 0.0
         assert not grad.any()
 
 
-def test_the_penalty_is_the_divergence_on_average() -> None:
-    """KL(N(0.5, 1) || N(0, 1)) = 0.125, of draws of the first."""
-    x = 0.5 + torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0))
-    log_prob, reference = -(x - 0.5).square() / 2, -x.square() / 2
-    r = Rollouts(log_prob, torch.ones_like(x, dtype=torch.bool), x[:, 0], reference=reference)
-    assert float(penalties.KLToReference(weight=1.0)(r)) == pytest.approx(0.125, abs=2e-3)
+def test_the_penalties_are_divergences_on_average() -> None:
+    """KL(N(0.5, 1) || N(0, 1)) = 0.125, of draws of the first, and of the second."""
+    noise = torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0))
+    made = torch.ones_like(noise, dtype=torch.bool)
+    for x, name, part in (
+        (noise + 0.5, "reference", penalties.KLToReference(weight=1.0)),
+        (noise, "old", penalties.KLToOld()),
+    ):
+        other = {name: -x.square() / 2}
+        r = Rollouts(-(x - 0.5).square() / 2, made, x[:, 0], **other)
+        assert float(part(r)) == pytest.approx(0.125, abs=2e-3)

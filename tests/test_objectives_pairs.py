@@ -55,6 +55,14 @@ def everything(seed: int, scale: float = 1.0, num: int = 6, length: int = 4) -> 
     )
 
 
+def pair_for(name: str, **options: Any) -> list[Answers]:
+    """Two answers with everything that this loss asks for."""
+    both = [everything(seed, **options) for seed in (0, 1)]
+    if name == "accelerated":  # of one round
+        return [dataclasses.replace(x, history=x.history[:, :1]) for x in both]  # type: ignore[index]
+    return both
+
+
 def load(name: str) -> Callable[..., Tensor]:
     loss: Callable[..., Tensor] = instantiate(OmegaConf.load(FOLDER / f"{name}.yaml"))
     return loss
@@ -160,6 +168,16 @@ def test_mnpo_compares_with_a_mixture_of_opponents() -> None:
         pairs_guided.mnpo(better, worse, history_weights=(1 / 3, 1 / 3, 1 / 3))
 
 
+def test_an_accelerated_loss_looks_ahead_of_the_last_round() -> None:
+    before = torch.tensor([[[0.0, 0.0]]], dtype=torch.float64)
+    better, worse = (dataclasses.replace(answers(*x), history=before) for x in (CHOSEN, REJECTED))
+    found = pairs_guided.accelerated(better, worse, loss=pairwise.ipo, momentum=0.5)
+    # References 0.4 and 0.3 move on to 0.6 and 0.45: the margin is 0.4 + 0.95.
+    assert value(found) == pytest.approx((1.35 - 5.0) ** 2)
+    with pytest.raises(ValueError, match="history of 1 policy, got 2"):
+        load("accelerated")(everything(0), everything(1))
+
+
 def test_dpo_pulls_as_hard_as_it_is_wrong() -> None:
     better, worse = answers(*CHOSEN), answers(*REJECTED)
     pairwise.dpo(better, worse, beta=0.5).sum().backward()
@@ -215,7 +233,7 @@ def test_steps_that_do_not_count_are_without_effect(name: str) -> None:
     for junk in (0.0, 5.0):
         loss, pair = load(name), []
         for seed in (0, 1):
-            x = everything(seed)
+            x = pair_for(name)[seed]
             assert x.mask is not None
             hidden = ~x.mask
             changes = {
@@ -233,7 +251,7 @@ def test_steps_that_do_not_count_are_without_effect(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_a_small_step_along_the_gradient_prefers_the_chosen_answer(name: str) -> None:
-    chosen, rejected = everything(0), everything(1)
+    chosen, rejected = pair_for(name)
     if name in ("copg", "p3o"):  # whose order is that of the rewards
         chosen = dataclasses.replace(chosen, reward=rejected.reward + 1)  # type: ignore[operator]
     if name == "sppo":
@@ -255,7 +273,7 @@ def test_log_ratios_of_long_segments_do_not_overflow(name: str) -> None:
     for signs in ((1, -1), (-1, 1), (1, 1)):
         pair = []
         for seed, sign in enumerate(signs):
-            x = everything(seed, scale=1.0, length=64)
+            x = pair_for(name, length=64)[seed]
             log_prob = (x.log_prob.detach() + sign * 20.0).float().requires_grad_()
             pair.append(dataclasses.replace(x, log_prob=log_prob))
         loss = load(name)(*pair)

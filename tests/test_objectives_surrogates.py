@@ -171,6 +171,14 @@ def ppo(r: Rollouts) -> Tensor:
 
 
 @surrogate
+def mdpo(r: Rollouts) -> Tensor:
+    ratio, a = ratios(r), r.advantage
+    assert a is not None
+    moved = pooled(r, lambda i, t: ratio[i, t] * ratio[i, t].log() - ratio[i, t] + 1)
+    return pooled(r, lambda i, t: ratio[i, t] * a[i, t]) - moved
+
+
+@surrogate
 def grpo(r: Rollouts) -> Tensor:
     ratio, a = ratios(r), z_scores(r)
     return row_mean(r, lambda i, t: clipped(ratio[i, t], a[i])) + 0.04 * kl(r)

@@ -40,7 +40,7 @@ def _highest(score: Floats, count: int, rng: np.random.Generator) -> Integers:
 
 
 def _candidates(probability: Floats, count: int) -> int:
-    size = probability.shape[1]
+    size: int = probability.shape[1]
     if not 0 <= count <= size:
         raise ValueError(f"count must lie in [0, {size}] (candidates), got {count}")
     return size

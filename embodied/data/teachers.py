@@ -81,15 +81,15 @@ class Teacher:
             answered = returns.max(1) >= self.skip * usual_return
         return Answered(second_better.astype(np.float32), answered)
 
-    def _choose(self, rewards: Floats, rng: np.random.Generator) -> Floats:
+    def _choose(self, rewards: Floats, rng: np.random.Generator) -> NDArray[np.float64]:
         age = np.arange(rewards.shape[-1])[::-1]
         seen = (rewards * self.discount**age).sum(-1, dtype=np.float64)
         gap = seen[:, 1] - seen[:, 0]
         if self.beta is None:
-            return 0.5 * (1 + np.sign(gap))
+            return np.asarray(0.5 * (1 + np.sign(gap)), np.float64)
         # 1 / (1 + e^-x) would overflow
         second = 0.5 * (1 + np.tanh(0.5 * self.beta * gap))
-        return (rng.random(len(gap)) < second).astype(np.float64)
+        return np.asarray(rng.random(len(gap)) < second, np.float64)
 
 
 def usual_return(

@@ -54,14 +54,14 @@ class RewardEnsemble(nn.Module):
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """State (..., S) and action (..., A) -> rewards (E, ...) in (-1, 1)."""
         inputs = self._inputs(state, action)
-        rewards = self.members(inputs.flatten(0, -2))[..., 0]
-        return torch.tanh(rewards).unflatten(1, inputs.shape[:-1])
+        rewards: Tensor = self.members(inputs.flatten(0, -2))
+        return torch.tanh(rewards).reshape(self.num_members, *inputs.shape[:-1])
 
     def each(self, state: Tensor, action: Tensor) -> Tensor:
         """States (E, ..., S) and actions (E, ..., A) of its own for each member -> (E, ...)."""
         inputs = self._inputs(state, action)
-        rewards = self.members(inputs.flatten(1, -2))[..., 0]
-        return torch.tanh(rewards).unflatten(1, inputs.shape[1:-1])
+        rewards: Tensor = self.members(inputs.flatten(1, -2))
+        return torch.tanh(rewards).reshape(inputs.shape[:-1])
 
     def _inputs(self, state: Tensor, action: Tensor) -> Tensor:
         return (torch.cat([state, action], -1) - self.mean) / self.std

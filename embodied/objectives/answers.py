@@ -113,9 +113,10 @@ def per_step(chosen: Answers, rejected: Answers, *, loss: PairLoss) -> Tensor:
 
 def _averaged(answers: Answers) -> Answers:
     lengths = answers.lengths()[..., None]
-    changes = {
-        name: None if (x := getattr(answers, name)) is None else x / lengths
+    changes: dict[str, Tensor] = {
+        name: x / lengths
         for name in ("log_prob", "reference", "old")
+        if (x := getattr(answers, name)) is not None
     }
     if answers.history is not None:
         changes["history"] = answers.history / lengths[..., None]

@@ -32,7 +32,8 @@ def bradley_terry(logits: Tensor, second_better: Tensor) -> Tensor:
 
 def label_entropy(second_better: Tensor) -> Tensor:
     """What a cross-entropy cannot fall below, of the same shape: 0 of sure labels, ln 2 of ties."""
-    return torch.special.entr(second_better) + torch.special.entr(1 - second_better)
+    entropy: Tensor = torch.special.entr(second_better) + torch.special.entr(1 - second_better)
+    return entropy
 
 
 def excess(logits: Tensor, second_better: Tensor) -> Tensor:

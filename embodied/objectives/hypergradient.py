@@ -106,4 +106,5 @@ def one_step_term(
 def cosine(first: Tensor, second: Tensor) -> Tensor:
     """0-d, of the angle between two gradients of one shape; 0 where one of them vanishes."""
     scale = (first.norm() * second.norm()).clamp(min=torch.finfo(first.dtype).tiny)
-    return (first * second).sum() / scale
+    product: Tensor = (first * second).sum() / scale
+    return product

@@ -133,7 +133,7 @@ def normalised(constraint: Function, x: Tensor, y: Tensor) -> Function:
     rows = torch.eye(len(constraint(x, y)), dtype=x.dtype, device=x.device)
     norms = []
     for i, row in enumerate(rows):
-        slopes = _slopes(lambda a, b, row=row: row @ constraint(a, b), x, y)  # type: ignore[misc]
+        slopes = _slopes(lambda a, b, row=row: row @ constraint(a, b), x, y)
         norms.append(torch.stack([slope.square().sum() for slope in slopes]).sum().sqrt())
         if not norms[i] > 0:
             raise ValueError(f"constraint {i} has no slope at the given point; give another point")

@@ -120,7 +120,7 @@ def _places(group: Tensor, code: Tensor) -> Tensor:
     """(B, H) int64, equal where group, place and code are."""
     place = torch.arange(code.shape[1], device=code.device).expand_as(code)
     rows = torch.stack([group[:, None].expand_as(code), place, code], -1).flatten(0, 1)
-    _, index = torch.unique(rows, dim=0, return_inverse=True)
+    index: Tensor = torch.unique(rows, dim=0, return_inverse=True)[1]
     return index.view_as(code)
 
 

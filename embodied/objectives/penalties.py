@@ -23,6 +23,24 @@ class KLToReference:
         return self.weight * rollouts.row_mean((-d).exp() + d - 1).mean()
 
 
+class KLToOld:
+    """weight * mean of ratio log ratio - ratio + 1, ratio = pi / pi_old, over all decisions.
+
+    It is 0 or more at each, and its mean over what the acting policy did is KL(pi || pi_old). In
+    place of clipping: mirror descent (MDPO, Tomar et al. 2020, arXiv:2005.09814, Eq. 14), whose
+    weight 1 / t_k grows while training. It is flat where nothing has moved, so that it needs
+    several steps on the same rollouts.
+    """
+
+    def __init__(self, *, weight: float = 1.0) -> None:
+        self.weight = weight
+
+    def __call__(self, rollouts: Rollouts) -> Tensor:
+        gap = limited(rollouts.log_prob - rollouts.need("old", "penalties.KLToOld"))
+        terms = gap.exp() * (gap - 1) + 1
+        return self.weight * (terms * rollouts.mask).sum() / rollouts.mask.sum().clamp(min=1)
+
+
 class EntropyBonus:
     """-weight * mean entropy of all decisions, so that the policy keeps trying."""
 
