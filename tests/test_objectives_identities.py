@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -217,6 +218,17 @@ def test_a_unanimous_group_teaches_nothing() -> None:
     r = rollouts(reward=torch.ones(6, dtype=torch.float64))
     for part in (advantages.Group(), advantages.Group(std=False), advantages.Contrast()):
         assert not part(r).any()
+
+
+def test_demonstrations_stand_aside_unless_they_belong_to_the_group() -> None:
+    """Where all attempts fail, a demonstration that succeeds must not get a boundless advantage."""
+    reward = torch.tensor([0.0, 0, 1, 0, 0, 1], dtype=torch.float64)
+    shown = torch.tensor([False, False, True] * 2)
+    r = rollouts(reward=reward, demonstrated=shown)
+    assert not advantages.Group()(r).any()
+    found = advantages.Group(with_demonstrations=True)(r)[:, 0]
+    assert found[shown].tolist() == pytest.approx([math.sqrt(2)] * 2, rel=1e-5)
+    assert found[~shown].tolist() == pytest.approx([-1 / math.sqrt(2)] * 4, rel=1e-5)
 
 
 def test_a_group_alone_gives_the_advantages_that_it_has_among_others() -> None:

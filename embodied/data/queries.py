@@ -3,7 +3,7 @@
     choose(probability, count, rng) -> (count,) indices of candidates
 
 `probability` (E, C) is what each member of an ensemble thinks of each of C pairs: that the second
-is better. As in B-Pref (Lee et al. 2021, arXiv:2111.03026, Sec. 4.2), ten times as many candidates
+is better. As in B-Pref (Lee et al. 2021, arXiv:2111.03026), ten times as many candidates
 as questions are usual.
 """
 

@@ -1,6 +1,6 @@
 """Scripted people, who know the true reward and answer questions as people do, more or less.
 
-B-Pref (Lee et al. 2021, arXiv:2111.03026, Sec. 4.1). Its six teachers are the files of
+B-Pref (Lee et al. 2021, arXiv:2111.03026). Its six teachers are the files of
 conf/teacher. Two departures from its code: thresholds are computed anew for each session, whereas
 there they shrink tenfold at the first one (multiplied by epsilon twice); and exact ties of a
 rational teacher are ties, whereas there the first segment wins them.

@@ -60,8 +60,8 @@ class Group:
         outcome: None is the plain reward.
         std: False leaves differences as they are, so that hard and easy tasks do not count for more
             (Dr. GRPO, Liu et al. 2025, arXiv:2503.20783).
-        with_demonstrations: whether demonstrations count in the mean and deviation (LUFFY). They
-            get an advantage in either case.
+        with_demonstrations: whether demonstrations count in the mean and deviation, and have an
+            advantage (LUFFY); otherwise theirs is 0.
     """
 
     def __init__(
@@ -76,11 +76,13 @@ class Group:
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
         outcome, group = self.outcome(rollouts), rollouts.groups()
-        counted = None if self.with_demonstrations else ~rollouts.demonstrations()
+        counted = ~rollouts.demonstrations()
+        if self.with_demonstrations:
+            counted = torch.ones_like(counted)
         centred = outcome - group_mean(outcome, group, counted)
         if self.std:
             centred = centred / (group_std(outcome, group, counted) + _EPSILON)
-        return rollouts.per_step(centred)
+        return rollouts.per_step(centred * counted)
 
 
 class Risk:

@@ -43,7 +43,7 @@ class Old:
 class OldSequence:
     """One ratio for a whole sequence, the geometric mean of its decisions', (pi / pi_old)^(1 / n).
 
-    GSPO (Zheng et al. 2025, arXiv:2507.18071, Eq. 7); pi_den is pi (pi_old / pi)^(1 / n).
+    GSPO (Zheng et al. 2025, arXiv:2507.18071); pi_den is pi (pi_old / pi)^(1 / n).
     """
 
     def __call__(self, rollouts: Rollouts) -> Tensor:

@@ -12,7 +12,7 @@ from embodied.structs import Metrics
 class Switch:
     """Imitates the demonstration of a group that solved at most so many attempts, else reinforces.
 
-    Hybrid post-training (HPT, Lv et al. 2025, arXiv:2509.04419, Sec. 4): f(P) L_RL + g(P) L_SFT
+    Hybrid post-training (HPT, Lv et al. 2025, arXiv:2509.04419): f(P) L_RL + g(P) L_SFT
     with f and g 0 or 1 by the success rate P of the group. Groups count equally.
 
     Args:

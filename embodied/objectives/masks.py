@@ -32,7 +32,7 @@ class Clip:
 class ClipWeight:
     """Caps the ratio that a decision counts with, but drops none: M ratio = clip(ratio).
 
-    CISPO (MiniMax 2025, arXiv:2506.13585, Eq. 4), in which `low` is 1: no lower cap.
+    CISPO (MiniMax 2025, arXiv:2506.13585), in which `low` is 1: no lower cap.
     """
 
     def __init__(self, *, low: float = 1.0, high: float = 0.2) -> None:
@@ -68,7 +68,7 @@ class Shaped:
     """gamma / (pi + gamma)^2, the derivative of pi / (pi + gamma): unlikely decisions count for
     more.
 
-    LUFFY's policy shaping for demonstrations (Yan et al. 2025, arXiv:2504.14945, Eq. 7), to be
+    LUFFY's policy shaping for demonstrations (Yan et al. 2025, arXiv:2504.14945), to be
     used with the denominator `One`.
     """
 

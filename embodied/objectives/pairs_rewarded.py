@@ -96,8 +96,7 @@ def goal_preference(goal: Tensor, first: Tensor, second: Tensor) -> Tensor:
 def rso_accepts(reward: Tensor, u: Tensor, *, beta: float = 0.5) -> Tensor:
     """(..., K) bool, which of K answers of the reference count as drawn from the optimal policy.
 
-    Rejection sampling with exp((r - r_max) / beta) (RSO, Liu et al. 2023, arXiv:2309.06657,
-    Alg. 1).
+    Rejection sampling with exp((r - r_max) / beta) (RSO, Liu et al. 2023, arXiv:2309.06657).
 
     Args:
         reward: (..., K), of answers to the same question.

@@ -66,7 +66,7 @@ def f_dpo(
 def sppo(chosen: Answers, rejected: Answers, *, beta: float = 0.001) -> Tensor:
     """(d_w - (P_w - 1/2) / beta)^2 + (d_l - (P_l - 1/2) / beta)^2, (B,), P their win rates.
 
-    Self-play preference optimisation (Wu et al. 2024, arXiv:2405.00675, Eq. 4.7), 1 / beta for its
+    Self-play preference optimisation (Wu et al. 2024, arXiv:2405.00675), 1 / beta for its
     eta. What wins as often as it loses keeps the reference's probability.
     """
     loss = torch.zeros(())
@@ -125,7 +125,7 @@ def tpo(chosen: Answers, rejected: Answers, *, beta: float = 0.1, alpha: float =
 def xpo(chosen: Answers, rejected: Answers, *, beta: float = 0.1, alpha: float = 1e-5) -> Tensor:
     """DPO plus alpha log pi(y') of that answer which the reference drew, (B,).
 
-    Exploratory preference optimisation (Xie et al. 2024, arXiv:2405.21046, Alg. 1): the policy is
+    Exploratory preference optimisation (Xie et al. 2024, arXiv:2405.21046): the policy is
     pushed off what the reference does, whoever won. Pairs are drawn online, one of the policy and
     one of the reference.
     """

@@ -27,7 +27,7 @@ class KLToOld:
     """weight * mean of ratio log ratio - ratio + 1, ratio = pi / pi_old, over all decisions.
 
     It is 0 or more at each, and its mean over what the acting policy did is KL(pi || pi_old). In
-    place of clipping: mirror descent (MDPO, Tomar et al. 2020, arXiv:2005.09814, Eq. 14), whose
+    place of clipping: mirror descent (MDPO, Tomar et al. 2020, arXiv:2005.09814), whose
     weight 1 / t_k grows while training. It is flat where nothing has moved, so that it needs
     several steps on the same rollouts.
     """

@@ -4,7 +4,7 @@
 
 A stabilisation mask M, the policy pi_den that ratios refer to, an advantage A and the likelihood
 whose gradient is taken (Lv et al. 2025, "Towards a Unified View of Large Language Model
-Post-Training", arXiv:2509.04419, Sec. 3). Only log pi carries a gradient; the other parts are
+Post-Training", arXiv:2509.04419). Only log pi carries a gradient; the other parts are
 weights, so that no surrogate loss can hide a further term. What is minimised is therefore
 
     - sum of stopgrad(M * pi / pi_den * A) * log pi,

@@ -14,7 +14,7 @@ from embodied.objectives.answers import Answers
 
 
 def cpl(chosen: Answers, rejected: Answers, *, alpha: float = 0.1, bias: float = 0.5) -> Tensor:
-    """-log sigmoid(alpha log pi_w - bias alpha log pi_l), (B,), sums over segments (Eq. 5, 7).
+    """-log sigmoid(alpha log pi_w - bias alpha log pi_l), (B,), sums over segments.
 
     Args:
         bias: lambda in (0, 1]: below 1, both becoming unlikely costs something, which holds the
@@ -25,5 +25,5 @@ def cpl(chosen: Answers, rejected: Answers, *, alpha: float = 0.1, bias: float =
 
 
 def cpl_kl(chosen: Answers, rejected: Answers, *, alpha: float = 0.2, bias: float = 0.75) -> Tensor:
-    """`cpl` of log-ratios to a cloned policy, (B,) (CPL-KL, App. B). With `bias` 1 it is DPO."""
+    """`cpl` of log-ratios to a cloned policy, (B,) (CPL-KL). With `bias` 1 it is DPO."""
     return -functional.logsigmoid(alpha * (chosen.delta() - bias * rejected.delta()))
