@@ -33,29 +33,34 @@ settings.register_profile("patient", deadline=None)  # the first example pays fo
 settings.load_profile("patient")
 
 ROOT = Path(__file__).parents[1]
-SMALL = (
-    "task=point",
+SERIAL = (
     "device=cpu",
     "threads=1",
-    "task.collect.episodes_per_task=3",
     "+task.collect.workers=1",
     "+task.collect.progress=false",
-    "train.steps=6",
-    "train.batch_size=16",
-    "train.save_every=2",
-    "train.log_every=1",
     "protocol.goals_per_task=1",
-    "protocol.max_steps=10",
     "env.num_envs=4",
     "env.workers=0",
     "eval.inference_batch=4",
     "video.per_task=0",
+)
+NARROW = ("policy.dim=16", "policy.head.num_layers=1", "policy.head.num_heads=2")
+SMALL = (*SERIAL, *NARROW)
+"""What makes a recipe of any task small, and keeps it in one process."""
+
+POINT = (
+    "task=point",
+    *SERIAL,
+    "task.collect.episodes_per_task=3",
+    "train.steps=6",
+    "train.batch_size=16",
+    "train.save_every=2",
+    "train.log_every=1",
+    "protocol.max_steps=10",
     "~probes",
 )
 IMITATING = (
-    "policy.dim=16",
-    "policy.head.num_layers=1",
-    "policy.head.num_heads=2",
+    *NARROW,
     "~policy.encoder.parts.language",  # the sentence encoder takes seconds to import
     "algorithm.precision=fp32",
     "algorithm.warmup_steps=2",
@@ -67,6 +72,18 @@ REWARDED = (
     "policy.hidden=[8]",
     "algorithm.critic_hidden=[8]",
 )
+
+MOTIONS = (
+    *SMALL,
+    "shards=1",
+    "task.collect.episodes_per_task=1",
+    "train.steps=2",
+    "train.batch_size=4",
+    "protocol.max_steps=4",
+    "probes.held_out.goals_per_task=1",
+    "probes.held_out.max_steps=4",
+)
+"""A recipe of the world of motions, run through."""
 
 Compose = Callable[..., dict[str, Any]]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -81,7 +98,7 @@ def compose_config(*overrides: str, name: str = "config") -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """Overrides of a run on demonstrations that are recorded once for the whole session."""
-    overrides = (*SMALL, f"data_dir={tmp_path_factory.mktemp('data')}")
+    overrides = (*POINT, f"data_dir={tmp_path_factory.mktemp('data')}")
     task = compose_config(*overrides, "run_dir=unused")["task"]
     instantiate(task["collect"])(instantiate(task["suite"]))
     return overrides
