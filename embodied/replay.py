@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embodied.checkpoint import CheckpointError
+from embodied.checkpoint_files import CheckpointError
 
 
 class Replay:

@@ -65,6 +65,7 @@ IMITATING = (
     "algorithm.precision=fp32",
     "algorithm.warmup_steps=2",
 )
+TINY = (*POINT, *IMITATING)
 REWARDED = (
     "~policy.dim",
     "~policy.encoder",

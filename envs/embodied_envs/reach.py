@@ -118,13 +118,15 @@ class ReachEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         """The table from above, (h, w, 3): the mark green, the point black."""
         if self._render_size is None:
             raise ValueError("render_size is None: give make_env(render_size=(h, w)) to render")
-        height, width = self._render_size
-        image = np.full((height, width, 3), 236, np.uint8)
-        for xy, half, colour in ((self._state[2:], 0.1, (62, 160, 75)), (self._state[:2], 0.05, 20)):
-            column, row = (xy[0] + 1) / 2 * width, (1 - xy[1]) / 2 * height
-            high, wide = max(1, int(half * height / 2)), max(1, int(half * width / 2))
-            rows = slice(max(0, int(row) - high), int(row) + high)
-            image[rows, max(0, int(column) - wide) : int(column) + wide] = colour
+        size = np.array(self._render_size)
+        image = np.full((*self._render_size, 3), 236, np.uint8)
+        marks = ((self._state[2:], NEAR, (62, 160, 75)), (self._state[:2], NEAR / 2, (20, 20, 20)))
+        for (x, y), half, colour in marks:
+            low, high = ((np.array([1 - y, x + 1]) / 2 + d) * size for d in (-half / 2, half / 2))
+            rows, columns = (
+                slice(max(0, int(a)), int(b) + 1) for a, b in zip(low, high, strict=True)
+            )
+            image[rows, columns] = colour
         return image
 
     def _observation(self) -> Observations:
