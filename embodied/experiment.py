@@ -131,7 +131,10 @@ def make_task(config: Config) -> Task:
 def make_trainer(config: Config, policy: Policy, data: TrainingData, world: World) -> Trainer:
     """Fits the normalisers and wires policy, algorithm, source and loggers."""
     if config["init_from"]:
-        start_from(policy, Path(config["init_from"]))
+        base = policy.base()
+        if base is not policy:  # only a part of it has been trained
+            data.fit(policy, world)
+        start_from(base, Path(config["init_from"]))
         data.extend(policy)
     else:
         data.fit(policy, world)

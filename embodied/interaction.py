@@ -90,7 +90,7 @@ class Interaction:
         self._ended: list[dict[str, float]] = []
 
     def advance(self) -> None:
-        """One decision in every slot, of `actor.action_horizon` environment steps."""
+        """One decision in every slot, of `layout.action_horizon` environment steps."""
         self.actor.policy.eval()
         self._begin()
         active = self._active
@@ -145,7 +145,7 @@ class Interaction:
     def _draw(self, slot: int, action_dim: int) -> NDArray[np.float64]:
         episode = self._running(slot)
         generator = np.random.default_rng([self.seed, episode.number, len(episode.actions)])
-        return generator.random((self.actor.action_horizon, action_dim))
+        return generator.random((self.layout.action_horizon, action_dim))
 
     def _step(self, action: NDArray[np.float32], active: Mask) -> None:
         """One environment step in the active slots; ends what ends in it."""

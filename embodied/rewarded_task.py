@@ -96,7 +96,8 @@ class RewardedData:
             state_dim=self.spec.state_dim,
             action_dim=self.spec.action_dim,
             obs_horizon=policy.obs_horizon,
-            pred_horizon=config["eval"]["action_horizon"],
+            pred_horizon=policy.pred_horizon,
+            action_horizon=config["eval"]["action_horizon"],
             discount=node["discount"],
         )
         reward, rows, told = self._recorded(layout)
@@ -140,7 +141,7 @@ class RewardedData:
         config, node = self.config, self.config["source"]
         updates = max(0, config["train"]["steps"] - node["offline_steps"])
         # A decision in every slot may be more than what was asked for.
-        slack = node["num_envs"] * layout.pred_horizon
+        slack = node["num_envs"] * layout.action_horizon
         steps = int(updates / node["updates_per_step"]) + 1 + node["warmup_steps"] + slack
         return Replay(
             layout.width,
@@ -159,7 +160,7 @@ class RewardedData:
         actor = Controller(
             policy,
             envs.num_envs,
-            action_horizon=layout.pred_horizon,
+            action_horizon=layout.action_horizon,
             inference_batch=envs.num_envs,
             explores=True,
         )

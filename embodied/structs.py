@@ -51,6 +51,17 @@ class Struct:
 
         return self._replace_leaves(lambda x: x[start:stop], (Tensor, tuple))
 
+    def repeated(self, times: int) -> Self:
+        """Every row of every tensor and tuple of strings `times` times, one after the other."""
+        from torch import Tensor
+
+        def repeat(x: Any) -> Any:
+            if isinstance(x, Tensor):
+                return x.repeat_interleave(times, 0)
+            return tuple(each for each in x for _ in range(times))
+
+        return self._replace_leaves(repeat, (Tensor, tuple))
+
     def to(self, device: torch.device | str) -> Self:
         return self.map(lambda x: x.to(device, non_blocking=True))
 

@@ -88,9 +88,15 @@ class ActorPolicy(Policy):
         found: Tensor = self.normalizer(observation.state[:, -1])
         return found
 
-    def unit(self, action: Tensor) -> Tensor:
-        """Actions (B, A) in environment units -> in [-1, 1]."""
-        return (action - self.action_mean) / self.action_scale
+    @property
+    def decision_dim(self) -> int:
+        """Numbers in a decision."""
+        return self.spec.action_dim
+
+    def decision(self, action: Tensor) -> Tensor:
+        """What critics judge of chunks (B, H, A) in environment units: the first actions in
+        [-1, 1], (B, A)."""
+        return (action[:, 0] - self.action_mean) / self.action_scale
 
     def choose(
         self, features: Tensor, *, noise: Noise | None, coefficient: Tensor | None = None
@@ -141,7 +147,7 @@ class ActorPolicy(Policy):
 
     def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
         """Behaviour cloning: -log pi(a | s); of a deterministic policy half the squared error."""
-        features, action = self.features(batch.observation), self.unit(batch.action[:, 0])
+        features, action = self.features(batch.observation), self.decision(batch.action)
         valid = batch.mask[:, 0]
         loss = -(self.log_prob(features, action) * valid).sum() / valid.sum().clamp(min=1)
         return loss, {"loss": loss.detach()}
