@@ -1,0 +1,62 @@
+"""What passes between the control loop and the policy, and how within one process."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from embodied.deploy.chunks import TimedChunk
+from embodied.deploy.limits import Array
+from embodied.deploy.watchdog import State
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A sound observation, as the policy gets it.
+
+    Attributes:
+        time: when its floats were sensed, ns.
+        values: what the robot returned.
+        command: (A,) what it was commanded last.
+        state: of the watchdog.
+    """
+
+    time: int
+    values: dict[str, Any]
+    command: Array
+    state: State
+
+
+class Mail(Protocol):
+    """Between the control loop and the policy; no call waits."""
+
+    def poll(self) -> TimedChunk | None:
+        """The next chunk, or None."""
+        ...
+
+    def publish(self, seen: Seen) -> None:
+        """Offers the newest observation."""
+        ...
+
+
+class LocalMail:
+    """Within one process.
+
+    Attributes:
+        newest: the last observation; None before the first.
+    """
+
+    def __init__(self) -> None:
+        self.newest: Seen | None = None
+        self._chunks: deque[TimedChunk] = deque(maxlen=64)
+
+    def send(self, chunk: TimedChunk) -> None:
+        """What the policy calls."""
+        self._chunks.append(chunk)
+
+    def poll(self) -> TimedChunk | None:
+        return self._chunks.popleft() if self._chunks else None
+
+    def publish(self, seen: Seen) -> None:
+        self.newest = seen
