@@ -22,7 +22,6 @@ _PRIORITY = 50  # above ordinary processes, below the kernel's own threads
 def quiet_memory() -> Iterator[None]:
     """No garbage collection: it would pause the loop for milliseconds at any moment."""
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.freeze()
     gc.disable()
     try:
