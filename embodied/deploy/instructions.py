@@ -24,8 +24,9 @@ class Instruction:
 
 def clean(text: str) -> str:
     """One line without control characters and outer blanks, cut at `MAX_CHARACTERS`."""
-    visible = (" " if unicodedata.category(x)[0] in "CZ" else x for x in text[: 4 * MAX_CHARACTERS])
-    return " ".join("".join(visible).split())[:MAX_CHARACTERS]
+    text = text[:MAX_CHARACTERS]
+    visible = (" " if unicodedata.category(x)[0] in "CZ" else x for x in text)
+    return " ".join("".join(visible).split())
 
 
 def says_stop(text: str) -> bool:

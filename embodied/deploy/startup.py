@@ -37,12 +37,13 @@ class Item:
 
 
 def way_to_stop(robot: Robot, guards: Guards) -> Array:
-    """(A,) how far each axis may go at its fastest after the policy has fallen silent, in its
-    unit: until the last plan expires, in one tick, and while it brakes. For rates it is how far
-    they may change."""
-    limits = robot.limits
-    waiting = limits.velocity * (guards.expiry_s + 1 / robot.rate_hz)
-    return waiting + limits.velocity**2 / (2 * limits.acceleration)
+    """(A,) how far each axis may go at its fastest after the policy has fallen silent: until the
+    last plan expires, in one tick, and while it brakes. In its unit, for rates in that times s."""
+    limits, waits_s = robot.limits, guards.expiry_s + 1 / robot.rate_hz
+    position = limits.velocity * (waits_s + limits.velocity / (2 * limits.acceleration))
+    largest = np.maximum(limits.high - limits.standstill, limits.standstill - limits.low)
+    ramp_s = largest / limits.velocity + limits.velocity / limits.acceleration
+    return np.where(limits.has_rates, largest * (waits_s + ramp_s), position)
 
 
 def jitter(clock: Clock, rate_hz: float, seconds: float) -> Array:
@@ -64,8 +65,10 @@ def look_at_config(robot: Robot, guards: Guards) -> Iterator[Item]:
         "way to stop",
         None,
         ", ".join(
-            f"{name} {way:.3g} {unit}"
-            for name, way, unit in zip(limits.names, ways, limits.units, strict=True)
+            f"{name} {way:.3g} {unit}{' s' if rate else ''}"
+            for name, way, unit, rate in zip(
+                limits.names, ways, limits.units, limits.has_rates, strict=True
+            )
         ),
     )
     fast = [

@@ -26,14 +26,18 @@ _BAD = Window(0.8, 1.3)  # while sensors fail
 
 def senses_fail(make: Maker, trials: int) -> list[str]:
     """R8: the state is NaN, nothing new is sensed, a camera freezes: hold, and go on afterwards."""
-    problems = []
-    for name, faults in {"NaN": Faults(nan=_BAD), "stale": Faults(stuck=_BAD)}.items():
+    problems, guards = [], Guards()
+    for name, faults, within_s in (
+        ("NaN", Faults(nan=_BAD), 0.0),
+        ("stale", Faults(stuck=_BAD), guards.observation_age_s),
+    ):
         bench = Bench(make, faults=faults).run(2.0)
-        problems += [f"{name}: {problem}" for problem in _blind_problems(bench)]
+        problems += [f"{name}: {problem}" for problem in _blind_problems(bench, within_s)]
         policy_saw = [each for each in bench.thinker.sent if not np.isfinite(each.actions).all()]
         problems += [f"{name}: the policy was shown it"] if policy_saw else []
     bench = Bench(make, camera=_freezing).run(2.0)
-    problems += [f"frozen camera: {problem}" for problem in _blind_problems(bench)]
+    within_s = guards.frozen_frames * bench.loop.period / SECOND
+    problems += [f"frozen camera: {problem}" for problem in _blind_problems(bench, within_s)]
     noisy = Faults(noise=1e-4, observation_delay=Delay(0.01, 0.01), drop_observations=0.1)
     bench = Bench(make, faults=noisy).run(1.0)
     return [*problems, *state_problem(bench, 0.95, State.RUN), *motion_problems(bench)]
@@ -47,8 +51,16 @@ def _freezing(time: int) -> Any:
     )
 
 
-def _blind_problems(bench: Bench) -> list[str]:
+def _blind_problems(bench: Bench, within_s: float) -> list[str]:
+    """Whether it did not hold in time, or did not go on when its senses were back."""
+    held = bench.entered(State.HOLD, after=_BAD.start_s)
+    latest = _BAD.start_s + within_s + 2 * bench.loop.period / SECOND
     return [
+        *(
+            []
+            if held is not None and held <= latest
+            else [f"it held at {held}, after {latest:.2f}"]
+        ),
         *state_problem(bench, _BAD.start_s - 0.02, State.RUN),
         *state_problem(bench, _BAD.end_s - 0.02, State.HOLD),
         *state_problem(bench, 1.9, State.RUN),

@@ -24,7 +24,7 @@ _EVER = Guards(max_clipped=10**6)  # a robot that is always clipped, to see only
 
 
 def goes_wild(make: Maker, trials: int) -> list[str]:
-    """R6: random targets far out of reach; then the same for the limiter alone, many times."""
+    """R6: random targets, one out of reach, and many walks of the limiter alone."""
     random = np.random.default_rng(6)
     bench = Bench(make)
     limits = bench.limits
@@ -34,8 +34,22 @@ def goes_wild(make: Maker, trials: int) -> list[str]:
         *([] if bench.loop.safety.counts.total() else ["nothing was clipped"]),
         *([] if bench.entered(State.IDLE, after=RUNNING_S) else ["the episode went on"]),
         *motion_problems(bench),
+        *_corner_problems(make),
         *random_walks(limits, bench.loop.period / SECOND, rows=trials, ticks=200),
     ]
+
+
+def _corner_problems(make: Maker) -> list[str]:
+    """Whether it breaks a limit on its way to a corner beyond all of them; without its box, which
+    would keep it away from there."""
+    bench = Bench(make, guards=_EVER)
+    free = replace(bench.limits, box=None)
+    bench.loop.safety.limits = free
+    goal = bench.limits.high + (bench.limits.high - bench.limits.low)
+    bench.at(RUNNING_S, lambda: _replace_target(bench, lambda t: goal))
+    bench.run(5.5)
+    sent = np.stack([values for _, values in bench.tap.sent])
+    return limit_problems(sent, free, bench.loop.period / SECOND)
 
 
 def random_walks(limits: Limits, dt: float, *, rows: int, ticks: int, seed: int = 0) -> list[str]:

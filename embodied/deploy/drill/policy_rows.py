@@ -41,12 +41,12 @@ def _hold_problems(bench: Bench, since_s: float) -> list[str]:
     if held is None or held - since_s > limit:
         return [f"no hold within {limit * 1e3:.0f} ms of {since_s:.3f} s (it held at {held})"]
     stopping = float((bench.limits.velocity / bench.limits.acceleration).max()) + 0.1
-    late = [
-        values
-        for time, values in bench.tap.sent
-        if since_s + limit + stopping < bench.seconds(time) < since_s + 1.0
-    ]
-    if len(late) > 1 and not np.allclose(late[0], late[-1], rtol=0, atol=1e-9):
+    after = [(bench.seconds(time) - since_s - limit, values) for time, values in bench.tap.sent]
+    braking = [values for late, values in after if 0 < late < stopping]
+    standing = [values for late, values in after if stopping < late < 1.0 - limit]
+    if not braking:
+        return ["it was let go where it had to brake"]
+    if len(standing) > 1 and not np.allclose(standing[0], standing[-1], rtol=0, atol=1e-9):
         return ["it still moved when it should have stood"]
     return []
 
@@ -209,7 +209,7 @@ def is_talked_to(make: Maker, trials: int) -> list[str]:
             "move arm left",
             "b" + chr(0x202E) + "d",
         ]
-        desk.say(str(random.choice(kinds)))
+        desk.say(kinds[random.integers(len(kinds))])
         said.append((bench.clock.now(), desk.current.number))
 
     for i in range(1000):
