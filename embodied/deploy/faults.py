@@ -55,7 +55,7 @@ class Faults:
         action_delay: from the call until a command takes effect; jitter may reorder them.
         observation_delay: from sensing until it can be read.
         drop_actions, duplicate_actions: how many commands get lost, or arrive a second time one
-            tick later; in [0, 1].
+            and a half ticks later; in [0, 1].
         drop_observations: how often the one before is returned again, with its old times.
         noise: standard deviation on what the axes are sensed at, in their units.
         camera_noise: standard deviation of grey levels.

@@ -129,9 +129,9 @@ class ControlLoop:
         now = self.clock.now()
         observation = self._driver.call(self.robot.get_observation)
         problem = self._judge(observation)
+        self._tell_operator(now, problem)  # first, since arming forgets what was planned before
         self._take_chunks()
         plan = self.queue.plan(now)
-        self._tell_operator(now, problem)
         self._tell_machine(now, problem, plan)
         self._command(now, plan)
 
@@ -270,9 +270,11 @@ class ControlLoop:
     # The end
 
     def _brake_down(self) -> None:
-        """Ticks that brake, until the robot stands."""
-        self._enter(Event.STOP, self.clock.now(), self._leaving)
-        while not self._released and not self.safety.stands:
+        """Ticks that brake, until the robot stands, or should."""
+        begun = self.clock.now()
+        self._enter(Event.STOP, begun, self._leaving)
+        latest = begun + to_ns(self.safety.longest_stop_s)
+        while not self._released and not self.safety.stands and self.clock.now() < latest:
             self._await_deadline()
             self._note(self.clock.now(), None, self._send(None))
 

@@ -145,6 +145,14 @@ class SafetySupervisor:
         return bool((still & ~(off > TOLERANCE)).all())
 
     @property
+    def longest_stop_s(self) -> float:
+        """How long it may take until it stands, if the driver sends what it is told."""
+        limits = self.limits
+        braking = limits.velocity / limits.acceleration
+        returning = (limits.high - limits.low) / limits.velocity * limits.has_rates
+        return float((2 * braking + returning).max()) + 5 * self.dt
+
+    @property
     def clips_often(self) -> bool:
         """Whether too many of the last ticks were clipped."""
         return sum(self._recent) > self.max_clipped

@@ -132,7 +132,7 @@ class SimHardware(Connected):
             delay = self.faults.action_delay.draw(self._random)
             self._pending.append((now + delay, command))
             if happens(self.faults.duplicate_actions, self._random):
-                self._pending.append((now + delay + round(SECOND / self.rate_hz), command))
+                self._pending.append((now + delay + round(1.5 * SECOND / self.rate_hz), command))
         return dict(action)
 
     def stop(self) -> None:

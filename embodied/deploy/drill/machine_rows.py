@@ -55,12 +55,9 @@ def _blind_problems(bench: Bench, within_s: float) -> list[str]:
     """Whether it did not hold in time, or did not go on when its senses were back."""
     held = bench.entered(State.HOLD, after=_BAD.start_s)
     latest = _BAD.start_s + within_s + 2 * bench.loop.period / SECOND
+    in_time = held is not None and held <= latest
     return [
-        *(
-            []
-            if held is not None and held <= latest
-            else [f"it held at {held}, after {latest:.2f}"]
-        ),
+        *([] if in_time else [f"it held at {held}, later than {latest:.2f} s"]),
         *state_problem(bench, _BAD.start_s - 0.02, State.RUN),
         *state_problem(bench, _BAD.end_s - 0.02, State.HOLD),
         *state_problem(bench, 1.9, State.RUN),
