@@ -67,10 +67,10 @@ def test_after_a_hold_only_plans_from_later_observations_count() -> None:
 
 def test_an_operator_stops_and_only_he_leads_out_of_it() -> None:
     bench = Bench(arm)
-    bench.at(0.5, lambda: bench.loop.tell(Event.STOP))
-    bench.at(1.5, lambda: bench.loop.tell(Event.ARM))  # is not enough
-    bench.at(2.0, lambda: bench.loop.tell(Event.RESET))
-    bench.at(2.1, lambda: bench.loop.tell(Event.ARM))
+    bench.at(0.5, lambda: bench.mail.order(Event.STOP))
+    bench.at(1.5, lambda: bench.mail.order(Event.ARM))  # is not enough
+    bench.at(2.0, lambda: bench.mail.order(Event.RESET))
+    bench.at(2.1, lambda: bench.mail.order(Event.ARM))
     bench.run(3.0)
     states = [bench.state_at(t) for t in (0.49, 0.52, 1.9, 2.05, 2.9)]
     assert states == [State.RUN, State.STOPPED, State.STOPPED, State.IDLE, State.RUN]
@@ -81,7 +81,7 @@ def test_an_operator_stops_and_only_he_leads_out_of_it() -> None:
 
 def test_an_operator_cannot_say_what_is_not_his() -> None:
     with pytest.raises(ValueError, match="nothing that an operator says"):
-        Bench(arm).loop.tell(Event.FRESH)
+        LocalMail().order(Event.FRESH)
 
 
 def test_it_is_not_armed_blind() -> None:
@@ -145,7 +145,7 @@ class Broken(LocalMail):
 @pytest.mark.parametrize("error", [ValueError("ours"), MemoryError()])
 def test_any_other_error_brakes_stops_and_disconnects(error: Exception) -> None:
     bench = Bench(arm)
-    bench.loop.mail = bench.thinker.mail = Broken(error)
+    bench.loop.mail = bench.thinker.mail = bench.mail = Broken(error)
     with pytest.raises(type(error)):
         bench.run(2.0)
     assert bench.tap.calls[-2:] == ["stop", "disconnect"]
@@ -156,7 +156,7 @@ def test_any_other_error_brakes_stops_and_disconnects(error: Exception) -> None:
 
 def test_a_second_interrupt_still_stops_and_disconnects() -> None:
     bench = Bench(arm)
-    bench.loop.mail = bench.thinker.mail = Broken(KeyboardInterrupt())
+    bench.loop.mail = bench.thinker.mail = bench.mail = Broken(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         bench.run(2.0)
     assert bench.tap.calls[-2:] == ["stop", "disconnect"]

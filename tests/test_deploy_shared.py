@@ -20,7 +20,8 @@ from embodied.deploy.chunks import TimedChunk
 from embodied.deploy.clock import SECOND, MonotonicClock
 from embodied.deploy.loop import ControlLoop
 from embodied.deploy.mail import Seen
-from embodied.deploy.shared import Layout, SharedMail, Slot, pack_chunk, unpack_chunk
+from embodied.deploy.shared import Layout, Orders, SharedMail, pack_chunk, unpack_chunk
+from embodied.deploy.slot import Slot
 from embodied.deploy.watchdog import Event, State
 from tests.robots import arm, chunk
 
@@ -102,8 +103,8 @@ times = st.integers(0, 2**62)
 actions = arrays.arrays(np.float64, arrays.array_shapes(min_dims=2, max_dims=2, max_side=9))
 
 
-@given(actions, times, times, times, times, times)
-def test_a_chunk_comes_back_as_it_was(values: Any, *numbers: int) -> None:
+@given(actions, st.tuples(times, times, times, times, times))
+def test_a_chunk_comes_back_as_it_was(values: Any, numbers: tuple[int, ...]) -> None:
     found = unpack_chunk(b"".join(pack_chunk(TimedChunk(values, *numbers))))
     assert found is not None
     assert (found.obs_time, found.t0, found.dt, found.request_id, found.instruction_id) == numbers
@@ -159,6 +160,25 @@ def test_both_sides_of_the_mail(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_order_is_lost_to_the_next_and_none_is_obeyed_twice(tmp_path: Path) -> None:
+    slots = [Slot(tmp_path / "orders", Orders.SIZE, creates=creates) for creates in (True, False)]
+    control, operator = Orders(slots[0]), Orders(slots[1])
+    assert control.read() == []
+    operator.write(Event.ARM)
+    operator.write(Event.STOP)
+    assert control.read() == [Event.ARM, Event.STOP]
+    assert control.read() == []
+    Orders(slots[1]).write(Event.RESET)  # of another operator's process
+    assert control.read() == [Event.RESET]
+    for _ in range(40):
+        operator.write(Event.DISARM)
+    assert control.read() == [Event.DISARM] * Orders.KEPT
+    with pytest.raises(ValueError, match="nothing that an operator says"):
+        operator.write(Event.FRESH)
+    slots[1].write((99).to_bytes(8, "little"), bytes([250, list(Event).index(Event.FRESH)]))
+    assert control.read() == []  # neither garbage nor what only the machine may tell
+
+
 POLICY = textwrap.dedent("""
     import sys, time
     from pathlib import Path
@@ -188,6 +208,9 @@ def test_a_policy_that_is_killed_leaves_a_robot_that_holds(tmp_path: Path) -> No
         "arm", robot.observation_features, robot.limits, creates=True, folder=tmp_path
     )
     loop = ControlLoop(robot, mail)
+    control = SharedMail(
+        "arm", robot.observation_features, robot.limits, creates=False, folder=tmp_path
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     policy = subprocess.Popen([sys.executable, "-c", POLICY, str(tmp_path)], env=environment)
     begun = MonotonicClock().now()
@@ -196,7 +219,7 @@ def test_a_policy_that_is_killed_leaves_a_robot_that_holds(tmp_path: Path) -> No
     def act(tick: Any) -> None:
         seen.append(tick.state)
         if tick.state is State.IDLE:
-            loop.tell(Event.ARM)
+            control.order(Event.ARM)
         if seen[-5:] == [State.RUN] * 5:
             policy.kill()
         if tick.state is State.HOLD or MonotonicClock().now() - begun > 30 * SECOND:
@@ -208,6 +231,7 @@ def test_a_policy_that_is_killed_leaves_a_robot_that_holds(tmp_path: Path) -> No
     finally:
         policy.kill()
         policy.wait()
+        control.close()
         mail.close()
     assert State.RUN in seen
     assert seen[-1] in (State.HOLD, State.STOPPED)

@@ -72,7 +72,6 @@ class ControlLoop:
         self.counts: Counter[str] = Counter()
         self._driver = Driver(robot, guards.retries, self.counts)
         self._overruns: deque[bool] = deque(maxlen=guards.window)
-        self._asked: deque[Event] = deque()
         self._leaving = ""
         self._priority = priority
         self._deadline = self._began = 0
@@ -80,12 +79,6 @@ class ControlLoop:
         self._released = True  # nothing was commanded yet, or the driver itself stopped it
         self._stops = False
         self._pose: Array | None = None
-
-    def tell(self, event: Event) -> None:
-        """What the operator wants, for the next tick; may be called from other threads."""
-        if event not in OPERATOR:
-            raise ValueError(f"{event!r} is nothing that an operator says: {sorted(OPERATOR)}")
-        self._asked.append(event)
 
     def leave(self, why: str = "asked") -> None:
         """Ends the loop at the next tick."""
@@ -177,8 +170,7 @@ class ControlLoop:
 
     def _tell_operator(self, now: int, problem: str | None) -> None:
         """Obeys the operator. Arming needs eyes, since the motion begins where the robot is."""
-        while self._asked:
-            event = self._asked.popleft()
+        for event in self.mail.orders():
             if event is Event.ARM and (problem is not None or self._pose is None):
                 logger.error("not armed: %s", problem or "nothing was sensed yet")
             elif self._enter(event, now) and event is Event.ARM:

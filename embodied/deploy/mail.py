@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from embodied.deploy.chunks import TimedChunk
 from embodied.deploy.limits import Array
-from embodied.deploy.watchdog import State
+from embodied.deploy.watchdog import OPERATOR, Event, State
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,10 @@ class Mail(Protocol):
         """Offers the newest observation."""
         ...
 
+    def orders(self) -> list[Event]:
+        """What the operator wants, oldest first; each once."""
+        ...
+
 
 class LocalMail:
     """Within one process.
@@ -50,13 +54,28 @@ class LocalMail:
     def __init__(self) -> None:
         self.newest: Seen | None = None
         self._chunks: deque[TimedChunk] = deque(maxlen=64)
+        self._orders: deque[Event] = deque()
 
     def send(self, chunk: TimedChunk) -> None:
         """What the policy calls."""
         self._chunks.append(chunk)
+
+    def order(self, event: Event) -> None:
+        """What the operator calls, from any thread."""
+        check_order(event)
+        self._orders.append(event)
+
+    def orders(self) -> list[Event]:
+        return [self._orders.popleft() for _ in range(len(self._orders))]
 
     def poll(self) -> TimedChunk | None:
         return self._chunks.popleft() if self._chunks else None
 
     def publish(self, seen: Seen) -> None:
         self.newest = seen
+
+
+def check_order(event: Event) -> None:
+    """Raises ValueError for an event that no operator can bring about."""
+    if event not in OPERATOR:
+        raise ValueError(f"{event!r} is nothing that an operator says: {sorted(OPERATOR)}")

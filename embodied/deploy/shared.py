@@ -1,16 +1,9 @@
-"""Chunks and observations between the policy's process and the control process: shared memory.
-
-A slot holds the newest message only. Its writer never waits, and its reader waits for no writer,
-not even for one that was killed in the middle (a seqlock; Boehm 2012,
-doi:10.1145/2247684.2247688). A checksum stands in for memory barriers, which Python does not have.
-"""
+"""Chunks and observations between the policy's process and the control process: shared memory."""
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,81 +12,15 @@ from numpy.typing import NDArray
 
 from embodied.deploy.chunks import TimedChunk
 from embodied.deploy.limits import Limits
-from embodied.deploy.mail import Seen
+from embodied.deploy.mail import Seen, check_order
 from embodied.deploy.robot import TIME, Features
 from embodied.deploy.safety import MAX_HORIZON
-from embodied.deploy.watchdog import State
+from embodied.deploy.slot import Slot
+from embodied.deploy.watchdog import OPERATOR, Event, State
 
-_SEQUENCE = struct.Struct("<Q")  # odd while somebody writes
-_HEADER = struct.Struct("<QII")  # sequence, length, checksum
 _CHUNK = struct.Struct("<QQQQQII")
 _SEEN = struct.Struct("<QI")
-_TRIES = 8
 _MEMORY = Path("/dev/shm")
-
-
-class Slot:
-    """A file in memory that one process writes and another reads.
-
-    Args:
-        size: of the longest message in bytes.
-        creates: whether to make it, and to remove it when it is closed; else it must be there.
-    """
-
-    def __init__(self, path: Path, size: int, *, creates: bool) -> None:
-        self.path, self.size, self._creates = Path(path), size, creates
-        if creates:
-            self.path.unlink(missing_ok=True)  # of a run that was killed
-        flags = os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT | os.O_EXCL if creates else 0)
-        descriptor = os.open(self.path, flags, 0o600)
-        try:
-            if creates:
-                os.ftruncate(descriptor, _HEADER.size + size)
-            if os.fstat(descriptor).st_size != _HEADER.size + size:
-                raise ValueError(
-                    f"{path} has {os.fstat(descriptor).st_size} bytes, not {_HEADER.size + size}: "
-                    "both sides need the same robot"
-                )
-            self._memory = mmap.mmap(descriptor, _HEADER.size + size)
-        finally:
-            os.close(descriptor)
-        self._read = 0
-
-    def write(self, *parts: bytes | memoryview) -> None:
-        """Puts a message in place of the last one."""
-        length = sum(len(part) for part in parts)
-        if length > self.size:
-            raise ValueError(f"a message of {length} bytes does not fit in {self.size}")
-        (before,) = _SEQUENCE.unpack_from(self._memory, 0)
-        writing = before | 1  # a writer that was killed may have left it odd
-        _SEQUENCE.pack_into(self._memory, 0, writing)
-        checksum, place = 0, _HEADER.size
-        for part in parts:
-            self._memory[place : place + len(part)] = part
-            checksum, place = zlib.crc32(part, checksum), place + len(part)
-        _HEADER.pack_into(self._memory, 0, writing, length, checksum)
-        _SEQUENCE.pack_into(self._memory, 0, writing + 1)
-
-    def read(self) -> bytes | None:
-        """The newest message; None if it was read before, or is being written all the time."""
-        for _ in range(_TRIES):
-            sequence, length, checksum = _HEADER.unpack_from(self._memory, 0)
-            if sequence == self._read:
-                return None
-            if sequence % 2 or length > self.size:
-                continue
-            message = self._memory[_HEADER.size : _HEADER.size + length]
-            (after,) = _SEQUENCE.unpack_from(self._memory, 0)
-            if after == sequence and zlib.crc32(message) == checksum:
-                self._read = sequence
-                return message
-        return None
-
-    def close(self) -> None:
-        """Lets go of the memory; whoever made it removes it."""
-        self._memory.close()
-        if self._creates:
-            self.path.unlink(missing_ok=True)
 
 
 def pack_chunk(chunk: TimedChunk) -> tuple[bytes, bytes]:
@@ -168,6 +95,44 @@ def _shape(kind: type | tuple[int, ...]) -> tuple[int, ...]:
     return kind if isinstance(kind, tuple) else ()
 
 
+class Orders:
+    """What the operator wants, in a slot that keeps the last ones: none is lost to the next.
+
+    Args:
+        slot: of `SIZE` bytes.
+    """
+
+    KEPT = 32
+    SIZE = 8 + KEPT
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+        self._count = 0  # of all that were written, or read
+
+    def write(self, event: Event) -> None:
+        """Adds an order; of one writer, after those of earlier ones."""
+        check_order(event)
+        count, kept = self._kept()
+        kept = (kept + bytes([list(Event).index(event)]))[-self.KEPT :]
+        self._slot.write((count + 1).to_bytes(8, "little"), kept)
+
+    def read(self) -> list[Event]:
+        """Those that are new, oldest first."""
+        message = self._slot.read()
+        if message is None:
+            return []
+        count, kept = int.from_bytes(message[:8], "little"), message[8:]
+        fresh = min(count - self._count, len(kept))
+        self._count = count
+        numbers = kept[len(kept) - fresh :] if fresh > 0 else b""
+        events = [list(Event)[number] for number in numbers if number < len(Event)]
+        return [event for event in events if event in OPERATOR]
+
+    def _kept(self) -> tuple[int, bytes]:
+        message = self._slot.peek()
+        return (0, b"") if message is None else (int.from_bytes(message[:8], "little"), message[8:])
+
+
 class SharedMail:
     """The mail between two processes; the control process makes it, and the other side joins.
 
@@ -192,6 +157,8 @@ class SharedMail:
         prefix = f"embodied-{os.getuid()}-{name}"
         self._chunks = Slot(folder / f"{prefix}-chunks", size, creates=creates)
         self._seen = Slot(folder / f"{prefix}-seen", self.layout.size, creates=creates)
+        self._slot = Slot(folder / f"{prefix}-orders", Orders.SIZE, creates=creates)
+        self._orders = Orders(self._slot)
 
     # The control process
 
@@ -202,7 +169,14 @@ class SharedMail:
     def publish(self, seen: Seen) -> None:
         self._seen.write(*self.layout.pack(seen))
 
-    # The policy's process
+    def orders(self) -> list[Event]:
+        return self._orders.read()
+
+    # The policy's process, and the operator's
+
+    def order(self, event: Event) -> None:
+        """What the operator wants."""
+        self._orders.write(event)
 
     def send(self, chunk: TimedChunk) -> None:
         """Puts a chunk in place of the last one, taken or not."""
@@ -215,5 +189,5 @@ class SharedMail:
 
     def close(self) -> None:
         """Lets go of the memory."""
-        self._chunks.close()
-        self._seen.close()
+        for slot in (self._chunks, self._seen, self._slot):
+            slot.close()

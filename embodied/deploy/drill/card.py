@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from embodied.deploy.drill.bench import Maker
+from embodied.deploy.drill.tap import Maker
 
 Drill = Callable[[Maker, int], list[str]]
 """(what makes the robot, number of trials) -> what went wrong."""

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from embodied.deploy.clock import SECOND, to_ns
-from embodied.deploy.drill.bench import Bench, Killed, Maker
+from embodied.deploy.drill.bench import Bench
 from embodied.deploy.drill.checks import motion_problems, state_problem
 from embodied.deploy.drill.policy_rows import RUNNING_S
+from embodied.deploy.drill.tap import Killed, Maker
 from embodied.deploy.driver import DriverError
 from embodied.deploy.faults import Delay, Faults, Window
 from embodied.deploy.journal import Journal

@@ -11,10 +11,11 @@ import numpy as np
 from embodied.deploy.approach import Approach
 from embodied.deploy.chunks import TimedChunk
 from embodied.deploy.clock import SECOND, to_ns
-from embodied.deploy.drill.bench import PERIOD_S, Bench, Maker
+from embodied.deploy.drill.bench import PERIOD_S, Bench
 from embodied.deploy.drill.card import NotApplicable
 from embodied.deploy.drill.checks import limit_problems, motion_problems, state_problem
 from embodied.deploy.drill.policy_rows import RUNNING_S
+from embodied.deploy.drill.tap import Maker
 from embodied.deploy.limiter import Motion, brake, follow
 from embodied.deploy.limits import Array, Limits
 from embodied.deploy.mail import Seen

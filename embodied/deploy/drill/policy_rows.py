@@ -10,8 +10,9 @@ import numpy as np
 
 from embodied.deploy.chunks import TimedChunk
 from embodied.deploy.clock import SECOND
-from embodied.deploy.drill.bench import ARM_S, LATENCY_S, PERIOD_S, Bench, Maker
+from embodied.deploy.drill.bench import ARM_S, LATENCY_S, PERIOD_S, Bench
 from embodied.deploy.drill.checks import motion_problems, state_problem
+from embodied.deploy.drill.tap import Maker
 from embodied.deploy.instructions import MAX_CHARACTERS, Desk, says_stop
 from embodied.deploy.watchdog import Event, State
 
@@ -58,7 +59,7 @@ def dies(make: Maker, trials: int) -> list[str]:
     back = RUNNING_S + bench.loop.guards.expiry_s + rearm_s + 0.1
     bench.at(RUNNING_S, bench.stall)
     bench.at(back, bench.go_on)
-    bench.at(back + 0.5, lambda: bench.loop.tell(Event.ARM))
+    bench.at(back + 0.5, lambda: bench.mail.order(Event.ARM))
     bench.run(back + 1.0)
     still = [time for time, _ in bench.tap.sent if back < bench.seconds(time) < back + 0.45]
     return [
@@ -216,7 +217,7 @@ def is_talked_to(make: Maker, trials: int) -> list[str]:
         bench.at(RUNNING_S + 0.002 * i, say)
     stop_s = RUNNING_S + 2.2
     if says_stop(" Stop! "):
-        bench.at(stop_s, lambda: bench.loop.tell(Event.STOP))
+        bench.at(stop_s, lambda: bench.mail.order(Event.STOP))
     bench.thinker.instruction = lambda: desk.current.number
     bench.run(stop_s + 0.5)
     return [
