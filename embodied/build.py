@@ -37,6 +37,7 @@ _MACHINERY = (
     "embodied.assessment",
     "embodied.build",
     "embodied.checkpoint",
+    "embodied.checkpoint_files",
     "embodied.data.cache",
     "embodied.dataset_task",
     "embodied.deploy.drill",

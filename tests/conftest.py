@@ -33,16 +33,26 @@ settings.register_profile("patient", deadline=None)  # the first example pays fo
 settings.load_profile("patient")
 
 ROOT = Path(__file__).parents[1]
-TINY = (
-    "task=point",
+SMALL = (
     "device=cpu",
     "threads=1",
-    "task.collect.episodes_per_task=3",
     "+task.collect.workers=1",
     "+task.collect.progress=false",
     "policy.dim=16",
     "policy.head.num_layers=1",
     "policy.head.num_heads=2",
+    "protocol.goals_per_task=1",
+    "env.num_envs=4",
+    "env.workers=0",
+    "eval.inference_batch=4",
+    "video.per_task=0",
+)
+"""What makes a recipe of any task small, and keeps it in one process."""
+
+TINY = (
+    "task=point",
+    *SMALL,
+    "task.collect.episodes_per_task=3",
     "~policy.encoder.parts.language",  # the sentence encoder takes seconds to import
     "algorithm.precision=fp32",
     "algorithm.warmup_steps=2",
@@ -50,14 +60,21 @@ TINY = (
     "train.batch_size=16",
     "train.save_every=2",
     "train.log_every=1",
-    "protocol.goals_per_task=1",
     "protocol.max_steps=10",
-    "env.num_envs=4",
-    "env.workers=0",
-    "eval.inference_batch=4",
-    "video.per_task=0",
     "~probes",
 )
+
+MOTIONS = (
+    *SMALL,
+    "shards=1",
+    "task.collect.episodes_per_task=1",
+    "train.steps=2",
+    "train.batch_size=4",
+    "protocol.max_steps=4",
+    "probes.held_out.goals_per_task=1",
+    "probes.held_out.max_steps=4",
+)
+"""A recipe of the world of motions, run through."""
 
 Compose = Callable[..., dict[str, Any]]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
