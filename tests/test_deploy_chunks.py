@@ -107,6 +107,14 @@ def test_what_was_forgotten_does_not_come_back() -> None:
     assert queue.offer(chunk(RAMP, obs_time=10 * MS, request_id=3), 11 * MS) is None
 
 
+def test_numbers_may_begin_anew_when_the_robot_is_armed() -> None:
+    queue = ChunkQueue()
+    queue.offer(chunk(RAMP, request_id=700, instruction_id=5), 0)
+    queue.begin(10 * MS)
+    assert queue.offer(chunk(RAMP, obs_time=9 * MS, request_id=0), 11 * MS) == "stale"
+    assert queue.offer(chunk(RAMP, obs_time=10 * MS, request_id=0), 11 * MS) is None
+
+
 arrivals = st.lists(
     st.tuples(st.integers(0, 400), st.integers(0, 40), st.integers(1, 60), st.integers(0, 3)),
     max_size=40,

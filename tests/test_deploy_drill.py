@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +19,7 @@ from embodied.deploy.chunks import ChunkQueue
 from embodied.deploy.clock import VirtualClock
 from embodied.deploy.drill.card import NotApplicable, Result, Row, card, run_row
 from embodied.deploy.drill.rows import ROWS
-from embodied.deploy.drill.session import maker, run_rows
+from embodied.deploy.drill.session import drill, maker, run_rows
 from embodied.deploy.driver import Driver
 from embodied.deploy.journal import Journal
 from embodied.deploy.limits import Limits
@@ -244,3 +247,32 @@ def test_unknown_rows_and_robots_that_are_not_simulated_are_refused() -> None:
         run_rows(arm, 1, ["R99"])
     with pytest.raises(ConfigError, match="a robot is drilled in simulation"):
         maker({"_target_": "my_robots.Arm"})
+
+
+def test_the_command_prints_the_card_and_its_status_says_whether_all_was_survived(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"robot": config("kinematic"), "rows": ["R14", "R7"], "trials": 1}
+    assert drill(asked) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "robot kinematic, simulated, in virtual time"
+    assert lines[1].startswith("R14  pass  ")
+    assert lines[-1] == "1 of 1 passed"
+    monkeypatch.setattr("embodied.locks._take", none)
+    assert drill(asked) == 1
+    assert "R14  FAIL" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="trials must be 1 or more, got 0"):
+        drill({**asked, "trials": 0})
+
+
+@pytest.mark.parametrize("script", ["drill_robot.py", "check_robot.py"])
+def test_the_scripts_run(script: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / script), "robot=kinematic"]
+    command += ["rows=[R14]"] if script == "drill_robot.py" else ["seconds=0.1", "connects=true"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    assert "Traceback" not in done.stderr
+    assert "pass" in done.stdout
+    assert list(tmp_path.iterdir()) == []

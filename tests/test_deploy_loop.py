@@ -65,6 +65,18 @@ def test_after_a_hold_only_plans_from_later_observations_count() -> None:
     assert all(tick.time - tick.age >= held for tick in resumed)
 
 
+def test_a_policy_that_was_started_anew_has_to_be_armed_anew() -> None:
+    bench = Bench(arm)
+    bench.thinker._requests = 1000
+    bench.at(0.5, lambda: setattr(bench.thinker, "_requests", 0))
+    bench.at(1.5, lambda: bench.mail.order(Event.DISARM))
+    bench.at(1.6, lambda: bench.mail.order(Event.ARM))
+    bench.run(2.0)
+    states = [bench.state_at(t) for t in (0.49, 1.4, 1.9)]
+    assert states == [State.RUN, State.HOLD, State.RUN]
+    assert bench.loop.queue.refused["out of order"] > 10
+
+
 def test_an_operator_stops_and_only_he_leads_out_of_it() -> None:
     bench = Bench(arm)
     bench.at(0.5, lambda: bench.mail.order(Event.STOP))
@@ -196,7 +208,9 @@ def test_nothing_bad_stale_or_out_of_order_reaches_the_driver(data: Any) -> None
         drop_observations=data.draw(st.floats(0, 0.5)),
         nan=Window(data.draw(st.floats(0.2, 1.0)), 1.0),
     )
-    bench = Bench(arm, faults=faults, mode=data.draw(st.sampled_from(["aligned", "ensemble"])))
+    bench = Bench(
+        arm, faults=faults, mode=data.draw(st.sampled_from(["aligned", "naive", "ensemble"]))
+    )
     random = np.random.default_rng(data.draw(st.integers(0, 1000)))
     bad: list[TimedChunk] = []
 

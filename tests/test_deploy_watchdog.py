@@ -78,7 +78,14 @@ def test_a_hold_is_lost_after_its_time_and_not_before() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"expiry_s": 0.0}, {"rearm_s": float("nan")}, {"retries": -1}, {"max_clipped": 2.5}]
+    "fields",
+    [
+        {"expiry_s": 0.0},
+        {"rearm_s": float("nan")},
+        {"retries": -1},
+        {"max_clipped": 2.5},
+        {"window": 0},
+    ],
 )
 def test_guards_that_guard_nothing_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"E_ROBOT_CONFIG: {next(iter(fields))}"):

@@ -31,8 +31,8 @@ class TimedChunk:
         obs_time: when the observation was sensed.
         t0: the time that the first action is for; mostly `obs_time`.
         dt: from one action to the next.
-        request_id: of the inference; later ones have higher numbers, also after a reconnection.
-        instruction_id: of what the policy was told; later ones have higher numbers.
+        request_id: of the inference; later ones have higher numbers, until the robot is armed anew.
+        instruction_id: of what the policy was told; the same holds for it.
     """
 
     actions: NDArray[Any]
@@ -134,6 +134,11 @@ class ChunkQueue:
     def forget(self, now: int) -> None:
         """What was planned from observations before now counts no longer, arrived or not."""
         self._chunks, self._since = [], now
+
+    def begin(self, now: int) -> None:
+        """Forgets, and numbers may begin anew: those of a policy that was started again."""
+        self.forget(now)
+        self._newest = None
 
     def _is_over(self, chunk: TimedChunk, now: int) -> bool:
         return now >= chunk.end or now - chunk.obs_time > self.expiry_ns

@@ -174,7 +174,7 @@ class ControlLoop:
             if event is Event.ARM and (problem is not None or self._pose is None):
                 logger.error("not armed: %s", problem or "nothing was sensed yet")
             elif self._enter(event, now) and event is Event.ARM:
-                self.queue.forget(now)
+                self.queue.begin(now)
                 self.senses.forget()
                 self._overruns.clear()
                 self._released = False

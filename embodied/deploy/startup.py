@@ -146,7 +146,8 @@ def _look_at_pose(robot: Robot, pose: Array) -> Iterator[Item]:
 def check(config: Any) -> int:
     """Prints the list for the robot of a config; 0 if nothing failed."""
     plain = resolve(config)
-    robot, guards, clock = instantiate(plain["robot"]), Guards(), MonotonicClock()
+    robot = instantiate(plain["robot"], extra_targets=plain.get("allow_targets", ()))
+    guards, clock = Guards(), MonotonicClock()
     items = [*look_at_config(robot, guards), *look_at_machine(robot, clock, plain["seconds"])]
     if plain["connects"]:
         items += look_at_robot(robot, clock, guards)

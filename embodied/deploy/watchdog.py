@@ -90,14 +90,16 @@ class Guards:
     retries: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("expiry_s", "observation_age_s", "rearm_s", "window"):
+        for name in ("expiry_s", "observation_age_s", "rearm_s"):
             value = getattr(self, name)
             if not value > 0:
                 raise ValueError(f"E_ROBOT_CONFIG: {name} must be above 0, got {value!r}")
-        for name in ("frozen_frames", "max_overruns", "max_clipped", "retries"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 0:
-                raise ValueError(f"E_ROBOT_CONFIG: {name} must be a number >= 0, got {value!r}")
+        for name in ("window", "frozen_frames", "max_overruns", "max_clipped", "retries"):
+            value, least = getattr(self, name), int(name == "window")
+            if type(value) is not int or value < least:
+                raise ValueError(
+                    f"E_ROBOT_CONFIG: {name} must be a whole number >= {least}, got {value!r}"
+                )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from embodied.build import ConfigError, instantiate, resolve
@@ -46,15 +47,9 @@ def run_rows(
     make: Maker,
     trials: int,
     names: Sequence[str] | None = None,
-    tell: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
-    """The rows of these names, or all; each is told when it is done."""
-    found = []
-    for row in _rows(names):
-        result = run_row(row, make, trials)
-        tell(result)
-        found.append(result)
-    return found
+    """The rows of these names, or all."""
+    return [run_row(row, make, trials) for row in _rows(names)]
 
 
 def _rows(names: Sequence[str] | None) -> Sequence[Row]:
@@ -64,12 +59,24 @@ def _rows(names: Sequence[str] | None) -> Sequence[Row]:
     return ROWS if names is None else [known[name] for name in names]
 
 
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No messages about faults that are on purpose."""
+    logger = logging.getLogger("embodied.deploy")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def drill(config: Any) -> int:
     """Runs the rows that a config asks for and prints the card; 0 if all were survived."""
     plain = resolve(config)
     if type(plain["trials"]) is not int or plain["trials"] < 1:
         raise ConfigError(f"E_CONFIG_VALUE: trials must be 1 or more, got {plain['trials']!r}")
-    logging.getLogger("embodied.deploy").setLevel(logging.CRITICAL)  # the faults are on purpose
-    results = run_rows(maker(plain["robot"]), plain["trials"], plain["rows"])
+    with _silence():
+        results = run_rows(maker(plain["robot"]), plain["trials"], plain["rows"])
     print(f"robot {plain['robot']['name']}, simulated, in virtual time\n{card(results)}")
     return int(any(result.problems for result in results))
