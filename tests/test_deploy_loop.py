@@ -208,9 +208,8 @@ def test_nothing_bad_stale_or_out_of_order_reaches_the_driver(data: Any) -> None
         drop_observations=data.draw(st.floats(0, 0.5)),
         nan=Window(data.draw(st.floats(0.2, 1.0)), 1.0),
     )
-    bench = Bench(
-        arm, faults=faults, mode=data.draw(st.sampled_from(["aligned", "naive", "ensemble"]))
-    )
+    mode = data.draw(st.sampled_from(["aligned", "naive", "ensemble"]))
+    bench = Bench(arm, faults=faults, mode=mode)
     random = np.random.default_rng(data.draw(st.integers(0, 1000)))
     bad: list[TimedChunk] = []
 
