@@ -138,7 +138,7 @@ def swallowed(driver: Driver, method: Callable[[], Any]) -> Any:
 TAKEN_AWAY: dict[str, tuple[str, Patch]] = {
     "expiry": ("R1", set_to(ChunkQueue, "_is_over", never_over)),
     "hold": ("R1", without(watchdog.TABLE, (State.RUN, Event.EXPIRED))),
-    "braking": ("R1", set_to(ControlLoop, "_must_brake", lambda loop, state: False)),
+    "braking": ("R1", set_to(ControlLoop, "_must_brake", lambda loop, state, now: False)),
     "resuming": ("R1", without(watchdog.TABLE, (State.HOLD, Event.FRESH))),
     "arming again": ("R2", without(watchdog.TABLE, (State.HOLD, Event.LOST))),
     "order of replies": ("R3", without(chunks.REFUSALS, "out of order")),

@@ -221,25 +221,28 @@ class ControlLoop:
         state, sent = self.watchdog.state, None
         plan = plan if state is State.RUN else None
         self._moved = False
-        if plan is not None or self._must_brake(state):
+        if plan is not None or self._must_brake(state, now):
             sent = self._send(None if plan is None else plan.target)
         elif self._stops:
             self._stops, self._released = False, True
             self._driver.call(self.robot.stop)
         self._note(now, plan, sent)
 
-    def _must_brake(self, state: State) -> bool:
-        """Whether it has to be commanded although no plan moves it; once it stands only in HOLD."""
+    def _must_brake(self, state: State, now: int) -> bool:
+        """Whether it has to be commanded although no plan moves it; once it stands, or should, only
+        in HOLD."""
         if self._released or state is State.ARMED:
             return False
-        return state is State.HOLD or not self.safety.stands
+        should_stand = now - self.watchdog.since > to_ns(self.safety.longest_stop_s)
+        return state is State.HOLD or not (self.safety.stands or should_stand)
 
     def _send(self, target: Array | None) -> Array:
         """Commands one tick towards a target, or of braking; (A,) what was sent."""
         before = self.safety.motion.position
         position = self.safety.step(target)
         report = self._driver.send(position)
-        if (np.abs(report - position) > 1e-6 * np.maximum(np.abs(position), 1e-3)).any():
+        # Less than it may move in a tick is a driver's rounding; gone on from, it would add up.
+        if (np.abs(report - position) > self.robot.limits.velocity * self.safety.dt).any():
             self.counts["driver sent something else"] += 1
             self.safety.sent(report)
         self._moved = not np.array_equal(before, report)
