@@ -176,7 +176,7 @@ def test_a_trained_policy_is_improved_from_its_run(compose, small, tmp_path):
         "policy.policy.head.num_layers=1",
         "policy.policy.head.num_heads=2",
         "~policy.policy.encoder.parts.language",
-        "policy.policy.encoder.parts.state={pieces: [2, 2, 2, 2, 2]}",
+        "+policy.policy.encoder.parts.state.pieces=[2, 2, 2, 2, 2]",
         "policy.num_candidates=3",
         "policy.critic_hidden=[8]",
         "eval.every=3",
