@@ -11,9 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embodied.algorithms.mdpo import MDPO, OffPolicyMDPO
+from embodied.algorithms.mdpo import OffPolicyMDPO
 from embodied.algorithms.on_policy import standardised
-from embodied.algorithms.ppo import PPO
 from embodied.algorithms.sac import SAC
 from embodied.build import instantiate, resolve
 from embodied.data.transitions import Layout
@@ -298,7 +297,11 @@ def test_a_batch_that_is_not_of_segments_is_refused():
 
 @pytest.mark.parametrize(
     ("name", "overrides"),
-    [("ppo", ()), ("ppo", ("policy.kind=squashed",)), ("mdpo", ("algorithm.inner_steps=20",))],
+    [
+        ("ppo", ("algorithm.epochs=4",)),
+        ("ppo", ("algorithm.epochs=4", "policy.kind=squashed")),
+        ("mdpo", ("algorithm.value_epochs=1",)),
+    ],
 )
 def test_the_best_arm_of_a_bandit_is_found(name, overrides):
     """Reward -|a - (1, -0.5)|^2 and episodes of one step."""
@@ -388,8 +391,3 @@ def test_standardised_numbers_have_mean_zero_and_deviation_one():
     x = standardised(torch.tensor([1.0, 2.0, 6.0]))
     assert x.mean().item() == pytest.approx(0, abs=1e-6)
     assert x.square().mean().item() == pytest.approx(1, abs=1e-5)
-
-
-def test_the_learners_here_are_those_of_the_files():
-    assert isinstance(make("ppo"), PPO)
-    assert isinstance(make("mdpo"), MDPO)
