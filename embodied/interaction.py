@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.data.transitions import Layout, Reward, Rows, Trajectory
-from embodied.rollout import PREVIOUS_ACTION, Controller, Mask
+from embodied.rollout import PREVIOUS_ACTION, Mask, Measuring, ResumableActor
 from embodied.structs import Metrics
 from embodied.suites import Assignment, SlotError
 
@@ -102,13 +102,15 @@ class Interaction:
         told: the instructions by number.
         max_steps: of an episode; it is then cut off, and not terminated.
         ends_at_success: whether a success terminates an episode.
+        threshold: return of the environment's rewards below which an episode is a violation; None
+            counts none.
         random_steps: of the first environment steps, those whose actions are uniform in the bounds.
         seed: of the random actions.
     """
 
     def __init__(
         self,
-        actor: Controller,
+        actor: ResumableActor,
         envs: Any,
         *,
         assign: Callable[[int], Assignment],
@@ -119,6 +121,7 @@ class Interaction:
         max_steps: int,
         watch: Callable[[Step], None] | None = None,
         objectives: Sequence[str] = (),
+        threshold: float | None = None,
         ends_at_success: bool = False,
         random_steps: int = 0,
         seed: int = 0,
@@ -126,6 +129,7 @@ class Interaction:
         self.actor, self.envs, self.assign = actor, envs, assign
         self.layout, self.reward, self.record = layout, reward, record
         self.watch, self.objectives = watch, tuple(objectives)
+        self.threshold = threshold
         self.told = {text: number for number, text in enumerate(told)}
         self.max_steps, self.ends_at_success = max_steps, ends_at_success
         self.random_steps, self.seed = random_steps, seed
@@ -276,9 +280,19 @@ class Interaction:
                 "online/return": episode.earned,
                 "online/success": float(episode.success),
                 "online/length": float(length),
+                **self._measured(slot, episode.earned),
             }
         )
         self.episodes[slot] = None
+
+    def _measured(self, slot: int, earned: float) -> dict[str, float]:
+        """What the actor and the threshold say of the episode that ends in a slot."""
+        found: dict[str, float] = {}
+        if isinstance(self.actor, Measuring):
+            found |= {f"online/{name}": x for name, x in self.actor.measure(slot).items()}
+        if self.threshold is not None:
+            found["online/violation"] = float(earned < self.threshold)
+        return found
 
     def _told(self, episode: _Episode) -> int:
         return self.told[episode.assignment.instruction]

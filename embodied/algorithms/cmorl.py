@@ -57,8 +57,8 @@ def shifted(returns: Tensor, lowest: Tensor) -> Tensor:
 class ConstrainedPPO(PPO):
     """PPO that raises one objective and holds the others: one extension from a point of the front.
 
-    The stage before it is `PPO` with fixed `weights`; the values of all objectives are learned in
-    both, so that an extension goes on from such a run's checkpoint.
+    The stage before it is `PPO` with fixed `weights`. A run that goes on from such a one by
+    `init_from` has its policy, and learns its values anew.
 
     Args:
         raised: which objective, in [0, K).

@@ -10,7 +10,7 @@ the distance to the goal below 2 cm (Reacher) or 5 cm (Pusher).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import gymnasium
@@ -40,6 +40,10 @@ class GymMujoco(SimulatedSuite):
 
     tasks: tuple[str, ...] = ("HalfCheetah-v5",)
     measured: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "measured", tuple(self.measured))
 
     def catalogue(self) -> Mapping[str, TaskFacts]:
         """All tasks of the library."""
@@ -73,4 +77,4 @@ class MeasuredSimulator(GymnasiumSimulator):
                 )
             self._totals[name] += float(found.info[name])
         info = {**found.info, "metrics": dict(self._totals)}
-        return replace(found, info=info)
+        return found._replace(info=info)
