@@ -10,6 +10,8 @@ from embodied.algorithms.cmorl import ConstrainedPPO
 from embodied.algorithms.ppo import PPO
 from embodied.build import instantiate
 from embodied.distributed import World
+from embodied.experiment import train as train_run
+from embodied.loggers import read_jsonl
 from embodied.noise import BatchNoise
 from embodied.objectives.pareto import undominated
 from embodied.pareto_search import Found, search
@@ -17,6 +19,7 @@ from embodied.policies.actor import ActorPolicy
 from embodied.structs import Batch, Condition, Observation, Spec
 from embodied.testing.algorithms import check_algorithm
 from embodied_envs.gym_mujoco import GymMujoco
+from tests.conftest import compose_config
 
 SPEC = Spec(1, 1, (-2.0,), (2.0,), rate_hz=10.0)
 WORLD = World(0, 1, torch.device("cpu"))
@@ -181,3 +184,40 @@ def test_the_parts_of_a_cheetahs_reward_add_up_to_it():
         assert sum(info["metrics"].values()) == pytest.approx(total)
         assert info["metrics"]["reward_ctrl"] <= 0
     env.close()
+
+
+CHEETAH = (
+    "task=gym_mujoco",
+    "+task.suite.measured=[reward_forward,reward_ctrl]",
+    "device=cpu",
+    "env.backend=python",
+    "env.num_envs=1",
+    "env.workers=0",
+    "policy.hidden=[8]",
+    "algorithm.value_hidden=[8]",
+    "source.objectives=[reward_forward,reward_ctrl]",
+    "source.num_steps=16",
+    "train.steps=2",
+    "train.batch_size=8",
+    "protocol.goals_per_task=1",
+    "protocol.max_steps=4",
+    "video.per_task=0",
+)
+
+
+def test_a_run_for_weights_is_extended_in_one_objective(tmp_path):
+    first = compose_config(
+        *CHEETAH, "algorithm=ppo", "algorithm.weights=[0.5,0.5]", f"run_dir={tmp_path / 'first'}"
+    )
+    train_run(first)
+    second = compose_config(
+        *CHEETAH,
+        "algorithm=cmorl",
+        "algorithm.raised=1",
+        "algorithm.lowest=[-100,-100]",
+        f"run_dir={tmp_path / 'second'}",
+        f"init_from={tmp_path / 'first'}",
+    )
+    train_run(second)
+    rows = read_jsonl(tmp_path / "second" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "barrier" in row] == [1, 2]

@@ -36,7 +36,7 @@ class Worlds:
     @property
     def horizon(self) -> int:
         """H."""
-        return self.reward.shape[1]
+        return len(self.reward[0])
 
     def value(self, policies: Floats) -> Floats:
         """Of policies (M, C, H, S, A), C to each world, from the start, (M, C).
@@ -229,4 +229,5 @@ def _draw(share: Floats, generator: np.random.Generator) -> NDArray[np.int64]:
     """A number for each row of probabilities (M, n), (M,)."""
     u = generator.random(len(share))[:, None]
     found = (share.cumsum(-1) < u).sum(-1)
-    return np.minimum(found, share.shape[1] - 1)
+    drawn: NDArray[np.int64] = np.minimum(found, share.shape[1] - 1)  # sums may stay below 1
+    return drawn
