@@ -188,6 +188,21 @@ def test_mirror_descent_differentiates_the_surrogate_with_its_divergence():
     assert torch.allclose(found, gradient(-surrogate, learner.policy), atol=1e-5)
 
 
+def test_the_divergence_of_mirror_descent_is_of_the_new_policy_from_the_old():
+    learner = make("mdpo", "algorithm.learning_rate=0.1")
+    x = learner.examine(segments())
+    learner.descend(learner.policy_loss(x, step=0)[0])
+    mean, log_std = learner.policy.gaussian(x.s)
+    new = torch.distributions.Normal(mean, log_std.exp())
+    old = torch.distributions.Normal(x.mean, x.log_std.exp())
+    forth, back = (
+        torch.distributions.kl_divergence(*ab).sum(-1).mean().item()
+        for ab in ((new, old), (old, new))
+    )
+    assert learner.divergence(x).item() == pytest.approx(forth, rel=1e-4)
+    assert back != pytest.approx(forth, rel=1e-2)
+
+
 def test_ppo_differentiates_the_clipped_surrogate():
     learner = make("ppo", "algorithm.learning_rate=0.1", "algorithm.anneal=false")
     x = learner.examine(segments())
