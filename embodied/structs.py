@@ -125,6 +125,9 @@ class Batch(Struct):
             valid steps, and 0 where the last of them terminated the episode.
         next_observation: what was sensed after them; after a termination it means nothing.
         return_to_go: (B,) discounted rewards from here to the episode's end; -inf where not known.
+        continues: (B,) bool, of segments that lie end to end: whether the next row is the step that
+            followed; False where an episode ended, or the segment did.
+        objectives: (B, K) what the step earned in each of several objectives.
     """
 
     observation: Observation
@@ -138,6 +141,8 @@ class Batch(Struct):
     discount: Tensor | None = None
     next_observation: Observation | None = None
     return_to_go: Tensor | None = None
+    continues: Tensor | None = None
+    objectives: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ ALGORITHMS = (
     "td3_bc",
     "sac",
     "rlpd",
+    "mdpo_off_policy",
     "cql",
     "cal_ql",
     "famo2o_iql",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from embodied.algorithms.base import Algorithm
 from embodied.algorithms.bc import warmup_cosine
+from embodied.algorithms.optimizer_state import moments, restore
 from embodied.algorithms.trade_off import Family, Fixed, TradeOff
 from embodied.distributed import World
 from embodied.networks.ensemble import EnsembleMLP
@@ -184,25 +185,15 @@ class ValueLearner(Algorithm):
         return {name: x.detach().cpu().clone() for name, x in self.policy.state_dict().items()}
 
     def state_dict(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        moments = {
-            f"{number}.{name}": x
-            for number, state in self.optimizer.state_dict()["state"].items()
-            for name, x in state.items()
-        }
         parts = {name: x.detach() for name, x in self.parts.state_dict().items()}
-        return {"parts": parts, "optimizer": moments}, {}
+        return {"parts": parts, "optimizer": moments(self.optimizer)}, {}
 
     def load_state_dict(
         self, tensors: dict[str, dict[str, Tensor]], document: dict[str, Any]
     ) -> None:
         self.policy.load_state_dict(tensors["policy"])
         self.parts.load_state_dict(tensors["parts"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, x in tensors["optimizer"].items():
-            number, name = key.split(".")
-            state.setdefault(int(number), {})[name] = x
-        now = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": state, "param_groups": now["param_groups"]})
+        restore(self.optimizer, tensors["optimizer"])
 
 
 class ActorCritic(ValueLearner):
