@@ -64,6 +64,11 @@ class CurvePoint:
         self._stack.close()
 
 
+def points(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[int, float]]:
+    """Steps and values of a measure in the rows of metrics.jsonl."""
+    return [(int(row["step"]), row[name]) for row in rows if name in row]
+
+
 def summarise(
     rows: Sequence[Mapping[str, float]], name: str, offline_steps: int | None
 ) -> dict[str, float]:
@@ -77,13 +82,13 @@ def summarise(
         name: of the measure.
         offline_steps: the step at which the policy began to act; None if it never did.
     """
-    points = [(int(row["step"]), row[name]) for row in rows if name in row]
-    if not points:
+    curve = points(rows, name)
+    if not curve:
         return {}
-    values = [value for _, value in points]
+    values = [value for _, value in curve]
     found = {"last": values[-1], "best": max(values)}
-    before = [v for step, v in points if offline_steps is not None and step <= offline_steps]
-    after = [v for step, v in points if offline_steps is not None and step > offline_steps]
+    before = [v for step, v in curve if offline_steps is not None and step <= offline_steps]
+    after = [v for step, v in curve if offline_steps is not None and step > offline_steps]
     if before and after:
         found |= {"offline": before[-1], "dip": max(0.0, before[-1] - min(after))}
     if after and name == SUCCESS:
