@@ -18,6 +18,14 @@ from embodied.structs import Metrics
 from embodied.suites import Suite
 
 SUCCESS, RETURN = "eval/success", "eval/return"
+LABELS = {
+    "offline": "offline end",
+    "dip": "dip at the switch",
+    "last": "last",
+    "best": "best",
+    "regret": "regret online",
+}
+"""What `summarise` finds, in the words of tables."""
 
 
 class CurvePoint:
@@ -69,6 +77,18 @@ def points(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[int, fl
     return [(int(row["step"]), row[name]) for row in rows if name in row]
 
 
+def summaries(
+    rows: Sequence[Mapping[str, float]], offline_steps: int | None
+) -> dict[str, dict[str, float]]:
+    """`summarise` of successes and returns, each where it was measured, by the words of tables."""
+    found = {name: summarise(rows, name, offline_steps) for name in (SUCCESS, RETURN)}
+    return {
+        name: {LABELS[key]: each[key] for key in LABELS if key in each}
+        for name, each in found.items()
+        if each
+    }
+
+
 def summarise(
     rows: Sequence[Mapping[str, float]], name: str, offline_steps: int | None
 ) -> dict[str, float]:
@@ -89,7 +109,7 @@ def summarise(
     found = {"last": values[-1], "best": max(values)}
     before = [v for step, v in curve if offline_steps is not None and step <= offline_steps]
     after = [v for step, v in curve if offline_steps is not None and step > offline_steps]
-    if before and after:
+    if offline_steps and before and after:  # at step 0 nothing had been learned
         found |= {"offline": before[-1], "dip": max(0.0, before[-1] - min(after))}
     if after and name == SUCCESS:
         found["regret"] = float(np.mean([1 - value for value in after]))
