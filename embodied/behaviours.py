@@ -40,9 +40,7 @@ class TrainedPolicy:
     def __call__(self, task: str, env: Any, seed: int) -> Act:
         """Acts in an episode; task and environment are those that it was trained in."""
         policy = _load(str(reached(Path(self.run), self.share)))
-        actor = Controller(
-            policy, 1, action_horizon=1, inference_batch=1, explores=self.explores
-        )
+        actor = Controller(policy, 1, action_horizon=1, inference_batch=1, explores=self.explores)
         actor.reset(0, Assignment(task, 0, 0, seed, ""))
         here, dim = np.ones(1, bool), policy.spec.state_dim
 

@@ -127,7 +127,11 @@ def test_a_squashed_actor_is_relu_relu_tanh_in_the_bounds(tmp_path):
     ("task", "changes", "named"),
     [
         ("Walker2d-v5", {}, "tqc/Walker2d/.*is not there: the file has tqc/Hopper"),
-        ("Hopper-v5", {"tqc/Hopper/mu.weight": np.zeros((3, 4))}, r"mu\.weight.*\(3, 4\).*\(3, 5\)"),
+        (
+            "Hopper-v5",
+            {"tqc/Hopper/mu.weight": np.zeros((3, 4))},
+            r"mu\.weight.*\(3, 4\).*\(3, 5\)",
+        ),
         ("Hopper-v5", {"tqc/Hopper/mu.bias": np.full(3, np.nan)}, r"mu\.bias.*not finite"),
         ("Hopper-v5", {"tqc/Hopper/latent_pi.0.weight": np.zeros((4, 12))}, r"\(4, 12\).*11"),
     ],

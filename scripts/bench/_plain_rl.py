@@ -41,9 +41,7 @@ class Critics(nn.Module):
 
     def __init__(self, number: int, state_dim: int, action_dim: int) -> None:
         super().__init__()
-        self.members = nn.ModuleList(
-            perceptron(state_dim + action_dim, 1) for _ in range(number)
-        )
+        self.members = nn.ModuleList(perceptron(state_dim + action_dim, 1) for _ in range(number))
 
     def forward(self, s: Tensor, a: Tensor) -> list[Tensor]:
         x = torch.cat([s, a], 1)

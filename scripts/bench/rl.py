@@ -9,10 +9,8 @@ d3rlpy take part where they are installed.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -23,14 +21,15 @@ from embodied.experience import Experience
 from embodied.structs import Condition, Observation, Spec
 from scripts.bench._common import Case, Report, arguments, measure, rate_rows
 from scripts.bench._plain_rl import BATCH, DISCOUNT, HIDDEN, Columns, PlainIQL, PlainSAC
+from scripts.bench._rl_libraries import d3rlpy, stable_baselines3
 from scripts.bench._setup import shipped_config
 
 STATE_DIM, ACTION_DIM = 17, 6
 CPU = torch.device("cpu")
 SPEC = Spec(STATE_DIM, ACTION_DIM, (-1.0,) * ACTION_DIM, (1.0,) * ACTION_DIM, rate_hz=20.0)
 LIMIT = (
-    "the matrix products of forward and backward passes; what is missing to their peak goes to the "
-    "sixty or so small operations of an update and to their gradients, each of which costs its call."
+    "the matrix products, three quarters of an update with ten critics and half of one with two; "
+    "then activations and their gradients, which are limited by memory, and the optimiser."
 )
 
 
@@ -75,6 +74,17 @@ def plain(name: str, learner: PlainIQL | PlainSAC) -> Case:
     return Case(name, run)
 
 
+def libraries(columns: Columns) -> list[Case]:
+    """Cases of the libraries that are installed; says which are not."""
+    found: list[Case] = []
+    for library in (stable_baselines3, d3rlpy):
+        try:
+            found += library(columns)
+        except ImportError as error:
+            print(f"{library.__name__} is left out: {error}")
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments("rl", __doc__ or "")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each visit")
@@ -97,6 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             ours("ours, ten critics", columns, "algorithm=sac", "algorithm.num_critics=10"),
         ],
     }
+    others = libraries(columns)
+    for title in ("IQL", "SAC"):
+        groups[title] += [each for each in others if each.name.endswith(title)]
     cases = list(itertools.chain.from_iterable(groups.values()))
     rates = iter(measure(cases, rounds=options.rounds, seconds=options.seconds))
     for title, group in groups.items():
