@@ -76,8 +76,8 @@ def reached(run: Path, share: float | None) -> Path:
             if value >= level and path.is_dir():
                 return path
     raise CheckpointError(
-        f"E_CKPT_MISSING: {run} keeps no checkpoint whose evaluation came {share:.0%} of the way to "
-        "the last one's return; train with eval.every, train.save_every=${eval.every} and "
+        f"E_CKPT_MISSING: {run} keeps no checkpoint whose evaluation came {share:.0%} of the way "
+        "to the last one's return; train with eval.every, train.save_every=${eval.every} and "
         "train.keep=1000"
     )
 

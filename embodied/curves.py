@@ -111,9 +111,8 @@ def _config(run: Path) -> Mapping[str, Any]:
 
 
 def _references(configs: Sequence[Mapping[str, Any]], measure: str) -> tuple[float, float] | None:
-    tasks = {
-        task for config in configs for task in config["task"].get("suite", {}).get("tasks", ())
-    }
+    suites = [config["task"].get("suite", {}) for config in configs]
+    tasks = {task for suite in suites for task in suite.get("tasks", ())}
     if measure != "eval/return" or len(tasks) != 1:
         return None
     return D4RL_REFERENCES.get(tasks.pop().partition("-")[0])

@@ -140,7 +140,7 @@ def test_wrong_sizes_and_activations_are_named() -> None:
 def test_the_least_member_and_its_gradient_are_found_however_many_there_are(
     members: int, unlike: bool
 ) -> None:
-    """Where one member is least in all rows there is nothing to save, and the answer is the same."""
+    """Where one member is least in all rows nothing is saved, and the answer is the same."""
     torch.manual_seed(0)
     built = EnsembleMLP(members, IN, HIDDEN, 1)
     if unlike:
