@@ -46,7 +46,8 @@ class TrainedPolicy:
 
         def act(state: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
             actor.observe({"state": np.asarray(state[None, :dim], np.float32)}, here)
-            return actor.plan(here)[0, 0]
+            action: NDArray[np.float32] = actor.plan(here)[0, 0]
+            return action
 
         return act
 

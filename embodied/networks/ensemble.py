@@ -124,7 +124,8 @@ class EnsembleMLP(nn.Module):
                 apart = x.new_zeros(self.num_members, most, x.shape[1])
                 found: Tensor = self(apart.index_put((chosen, row), x))[chosen, row, 0]
                 return found
-        return self(x)[..., 0].amin(0)
+        outputs: Tensor = self(x)
+        return outputs[..., 0].amin(0)
 
 
 def _check(num_members: int, widths: Sequence[int], activation: str) -> None:
