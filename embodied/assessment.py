@@ -116,6 +116,7 @@ def assess(
         title=f"{suite.name}: {evaluation.protocol}",
         evaluation=evaluation,
         curves=read_jsonl(metrics) if metrics.exists() else [],
+        offline_steps=config.get("source", {}).get("offline_steps"),
         videos=videos,
         no_videos=problem,
         wall_clock=clock.seconds,

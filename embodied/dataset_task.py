@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from embodied.build import ConfigError, instantiate
+from embodied.curve_point import CurvePoint
 from embodied.data.actions import ActionSpace
 from embodied.data.adapted import PREVIOUS_ACTION, Adapted
 from embodied.data.asked import told_by
@@ -20,7 +21,6 @@ from embodied.data.wordings import Wordings, gather_wordings, hold_out, split_ep
 from embodied.distributed import World
 from embodied.encoders.image import ImageEncoder
 from embodied.exam import Exam, write_exam
-from embodied.learning_curve import CurvePoint
 from embodied.open_loop import Probe
 from embodied.policies.base import Policy
 from embodied.preflight import check_action_horizon, check_counts

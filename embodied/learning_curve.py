@@ -1,67 +1,37 @@
-"""Short evaluations while a policy learns, and what a curve of them says."""
+"""What a curve of short evaluations says; made by `curve_point`, while a policy learns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from typing import Any
 
 import numpy as np
 
-from embodied.evaluation import Outcomes, Trial, play
-from embodied.execution import execution_of
-from embodied.policies.base import Policy
-from embodied.protocols import Protocol
-from embodied.rollout import Controller
-from embodied.simulators import open_envs
-from embodied.structs import Metrics
-from embodied.suites import Suite
-
 SUCCESS, RETURN = "eval/success", "eval/return"
+LABELS = {
+    "offline": "offline end",
+    "dip": "dip at the switch",
+    "last": "last",
+    "best": "best",
+    "regret": "regret online",
+}
+"""What `summarise` finds, in the words of tables."""
 
 
-class CurvePoint:
-    """Runs the same few episodes at every call: the first of a protocol's.
+def points(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[int, float]]:
+    """Steps and values of a measure in the rows of metrics.jsonl."""
+    return [(int(row["step"]), row[name]) for row in rows if name in row]
 
-    Args:
-        settings: of `open_envs`, of `execution_of`, and `action_horizon`.
-    """
 
-    def __init__(
-        self, suite: Suite, protocol: Protocol, episodes: int, settings: Mapping[str, Any]
-    ) -> None:
-        rules = protocol.max_steps, protocol.success
-        chosen = protocol.assignments(suite)[:episodes]
-        self.trials = [Trial(each, *rules) for each in chosen]
-        self.settings = {**settings, "num_envs": min(settings["num_envs"], len(chosen))}
-        self._stack = ExitStack()
-        self._suite = suite
-        self._envs: Any = None
-
-    def __call__(self, policy: Policy) -> Metrics:
-        if self._envs is None:  # kept open: some simulators take seconds to load
-            self._envs = self._stack.enter_context(open_envs(self._suite, self.settings))
-        controller = Controller(
-            policy,
-            self._envs.num_envs,
-            action_horizon=self.settings["action_horizon"],
-            inference_batch=self._envs.num_envs,
-            execution=execution_of(self.settings),
-        )
-        outcomes: Outcomes = {}
-        for ended in play(controller, self._envs, self.trials):
-            outcomes |= ended
-        valid = [each for _, each in sorted(outcomes.items()) if each.valid]
-        if not valid:
-            return {}
-        return {
-            SUCCESS: float(np.mean([each.success for each in valid])),
-            RETURN: float(np.mean([each.reward for each in valid])),
-        }
-
-    def close(self) -> None:
-        """Closes the simulators."""
-        self._stack.close()
+def summaries(
+    rows: Sequence[Mapping[str, float]], offline_steps: int | None
+) -> dict[str, dict[str, float]]:
+    """`summarise` of successes and returns, each where it was measured, by the words of tables."""
+    found = {name: summarise(rows, name, offline_steps) for name in (SUCCESS, RETURN)}
+    return {
+        name: {LABELS[key]: each[key] for key in LABELS if key in each}
+        for name, each in found.items()
+        if each
+    }
 
 
 def summarise(
@@ -77,14 +47,14 @@ def summarise(
         name: of the measure.
         offline_steps: the step at which the policy began to act; None if it never did.
     """
-    points = [(int(row["step"]), row[name]) for row in rows if name in row]
-    if not points:
+    curve = points(rows, name)
+    if not curve:
         return {}
-    values = [value for _, value in points]
+    values = [value for _, value in curve]
     found = {"last": values[-1], "best": max(values)}
-    before = [v for step, v in points if offline_steps is not None and step <= offline_steps]
-    after = [v for step, v in points if offline_steps is not None and step > offline_steps]
-    if before and after:
+    before = [v for step, v in curve if offline_steps is not None and step <= offline_steps]
+    after = [v for step, v in curve if offline_steps is not None and step > offline_steps]
+    if offline_steps and before and after:  # at step 0 nothing had been learned
         found |= {"offline": before[-1], "dip": max(0.0, before[-1] - min(after))}
     if after and name == SUCCESS:
         found["regret"] = float(np.mean([1 - value for value in after]))

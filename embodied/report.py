@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from embodied.comparison import Comparison
+from embodied.learning_curve import summaries
 from embodied.plots import draw_curves
 from embodied.results import Evaluation, write_atomically
 from embodied.statistics import Estimate
@@ -50,6 +51,7 @@ def write_report(
     title: str,
     evaluation: Evaluation,
     curves: Sequence[Mapping[str, float]] = (),
+    offline_steps: int | None = None,
     videos: Sequence[Video] = (),
     no_videos: str = "none were recorded",
     wall_clock: Mapping[str, float] | None = None,
@@ -61,6 +63,7 @@ def write_report(
     Args:
         path: of the HTML file.
         curves: rows of metrics, as `embodied.loggers.read_jsonl` gives them.
+        offline_steps: training steps before the policy acted; None if it never did.
         videos: shown per task, in this order.
         no_videos: why there are none, where there are none.
         wall_clock: phase -> seconds.
@@ -77,6 +80,7 @@ def write_report(
             arms=_beside("unperturbed", evaluation, perturbed=True),
             measured=_measured({evaluation.protocol: evaluation, **evaluation.probes}),
             curves=draw_curves(curves),
+            summaries=summaries(curves, offline_steps),
             videos=_by_task(videos),
             no_videos=no_videos,
             wall_clock=dict(wall_clock or {}),

@@ -10,12 +10,12 @@ from typing import Any
 
 from embodied.assessment import assess
 from embodied.build import ConfigError, instantiate
+from embodied.curve_point import CurvePoint
 from embodied.data.added import OWN, Amount, add
 from embodied.data.asked import told_by
 from embodied.data.cache import cache_folder
 from embodied.data.windows import Windows
 from embodied.distributed import World
-from embodied.learning_curve import CurvePoint
 from embodied.policies.base import Policy
 from embodied.preflight import check_config, check_policy
 from embodied.simulators import choose_backend

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from embodied.build import instantiate
+from embodied.curve_point import CurvePoint
 from embodied.data.goals import Goals
 from embodied.distributed import World
-from embodied.learning_curve import CurvePoint
 from embodied.policies.base import Policy
 from embodied.sources import Source
 from embodied.stopwatch import Stopwatch

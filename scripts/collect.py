@@ -1,6 +1,7 @@
 """Records demonstrations of a task's scripted experts: python scripts/collect.py task=metaworld
 
-The task's `collect` node says how many and where; a second run resumes the first.
+With behaviour=random, run, replay, locomotion or adroit somebody else acts, for offline learning
+from rewards. The task's `collect` node says how many and where; a second run resumes the first.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def main(config: DictConfig) -> None:
         from embodied.suites import check_experts
 
         suite = instantiate(config.task.suite)
-        check_experts(suite)
+        if not config.task.collect:
+            check_experts(suite)  # says who else could act
         show(instantiate(config.task.collect)(suite))
 
 

@@ -3,6 +3,7 @@
     python scripts/inspect.py check PATH [--json] [--strict] [--against OTHER] [--fix]
     python scripts/inspect.py show PATH [-o page.html]
     python scripts/inspect.py norm-report PATH [--checkpoint RUN]
+    python scripts/inspect.py measures PATH [--random SET --best RETURN] [--replay SET]
 
 `check` exits with 0 where nothing is wrong, 1 where faults were found, 2 where nothing can be read.
 Fault codes: docs/data_checks.md.

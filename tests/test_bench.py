@@ -14,8 +14,9 @@ import torch
 from embodied import experiment
 from embodied.data.windows import Windows
 from embodied_datasets.lerobot import LeRobotDataset
-from scripts.bench import evaluation, latency, loader, metaworld, render, train
+from scripts.bench import evaluation, latency, loader, metaworld, render, rl, train
 from scripts.bench._common import Case, Rates, figure, measure, rate_rows, ratios, spread
+from scripts.bench._plain_rl import PlainIQL, PlainSAC
 from scripts.bench._setup import CONF, Items, RandomEpisodes, collated
 
 Main = Callable[[list[str]], None]
@@ -216,3 +217,28 @@ def test_the_render_benchmark_compares_profiles(
     rows = {row["case"]: row for row in content["tables"]["128 x 128 pixels (worst task)"]}
     assert rows["native"]["PSNR dB"] == "inf (inf)"
     assert float(rows["faithful"]["PSNR dB"].split()[0]) >= 34
+
+
+def test_the_benchmark_of_learners_compares_them_with_plain_ones_and_names_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = run(rl.main, tmp_path / "rl.json", "--seconds", "0", "--rows", "1000")
+    printed = capsys.readouterr().out
+    check_tables(content, printed, "plain IQL", "ours, IQL", "loop over critics", "ten critics")
+    assert list(content["tables"]) == ["IQL", "SAC", "SAC, ten critics"]
+    for library, rows in (("stable_baselines3", "Stable-Baselines3 SAC"), ("d3rlpy", "d3rlpy IQL")):
+        assert (f"{library} is left out" in printed) != (rows in printed)
+
+
+def test_the_plain_learners_learn_what_ours_do() -> None:
+    """A bandit: the reward is -(a - 0.5)^2, so values and actions are known."""
+    torch.manual_seed(0)
+    s, a = torch.zeros(512, 1), torch.rand(512, 1) * 2 - 1
+    columns = (s, a, -((a - 0.5) ** 2), s, torch.ones(512, 1))
+    for learner in (PlainIQL(columns), PlainSAC(columns, 3)):
+        for _ in range(150):
+            found = learner.update()
+        assert found["critic"] < 0.05
+        asked = torch.tensor([[0.5], [-1.0]])
+        q = learner.critics.least(torch.zeros(2, 1), asked)[:, 0]
+        assert q.tolist() == pytest.approx([0.0, -2.25], abs=0.3)

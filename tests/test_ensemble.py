@@ -133,3 +133,44 @@ def test_wrong_sizes_and_activations_are_named() -> None:
         EnsembleMLP(0, IN, HIDDEN, OUT)
     with pytest.raises(ValueError, match=r"leaky_relu.*got 'gelu'"):
         EnsembleMLP(E, IN, HIDDEN, OUT, activation="gelu")
+
+
+@pytest.mark.parametrize("members", [2, 6])
+@pytest.mark.parametrize("unlike", [False, True])
+def test_the_least_member_and_its_gradient_are_found_however_many_there_are(
+    members: int, unlike: bool
+) -> None:
+    """Where one member is least in all rows nothing is saved, and the answer is the same."""
+    torch.manual_seed(0)
+    built = EnsembleMLP(members, IN, HIDDEN, 1)
+    if unlike:
+        with torch.no_grad():
+            list(built.parameters())[-1][1] -= 100  # of the last biases
+    built.requires_grad_(False)
+    x = torch.randn(40, IN, requires_grad=True)
+    expected = built(x)[..., 0].amin(0)
+    (wanted,) = torch.autograd.grad(expected.sin().sum(), x)
+    found = built.least(x)
+    (gradient,) = torch.autograd.grad(found.sin().sum(), x)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.allclose(gradient, wanted, atol=1e-6)
+    assert bool(wanted.any())
+
+
+def test_members_are_not_asked_again_for_rows_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    built = EnsembleMLP(6, IN, HIDDEN, 1).requires_grad_(False)
+    for parameter in built.parameters():  # nearly alike, so that each is least somewhere
+        parameter.copy_(parameter[:1] + 0.01 * torch.randn_like(parameter))
+    sizes: list[tuple[bool, int]] = []
+    forward = EnsembleMLP.forward
+
+    def counted(self: EnsembleMLP, x: Tensor) -> Tensor:
+        sizes.append((torch.is_grad_enabled(), x.shape[-2]))
+        return forward(self, x)
+
+    monkeypatch.setattr(EnsembleMLP, "forward", counted)
+    built.least(torch.randn(200, IN, requires_grad=True))
+    (first, rows), (second, fewer) = sizes
+    assert (first, rows, second) == (False, 200, True)
+    assert fewer <= 100

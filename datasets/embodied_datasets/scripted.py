@@ -26,6 +26,7 @@ from embodied_datasets.lerobot_catalog import read_catalog
 from embodied_datasets.lerobot_writer import record
 from embodied_datasets.recording import fill, settle, spec_of
 from embodied_datasets.scripted_rollout import (
+    Behaviour,
     Job,
     Settings,
     UnstableError,
@@ -65,9 +66,12 @@ def collect(
     noise_hold: int = 1,
     seed: int = 0,
     max_steps: int | None = None,
-    steps_after_success: int = 10,
+    steps_after_success: int | None = 10,
     cross_instruction_fraction: float = 0.0,
     cross_instruction_steps: int = 100,
+    behaviour: Behaviour | None = None,
+    epsilon: Sequence[float] = (0.0,),
+    final: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> Collection:
@@ -86,18 +90,25 @@ def collect(
             al. 2017, arXiv:1703.09327, has 1).
         max_steps: an expert that has not solved its task by then is given up; None means the
             suite's. Who has failed for long teaches little.
-        steps_after_success: an episode ends this many steps after the first success.
+        steps_after_success: an episode ends this many steps after the first success; None lets it
+            go on to its end.
         cross_instruction_fraction: further episodes per task, as a share of `episodes_per_task`,
             in which another task's expert acts and its instruction is given, so that the words and
             not the scene decide. They have `info["expert"] != info["task"]` and no success.
         cross_instruction_steps: their length.
+        behaviour: who acts instead of the suite's experts.
+        epsilon: in how many of the steps an action is uniform in the bounds; one share per episode
+            in turn.
+        final: whether what is seen after the last action is recorded too, without which an episode
+            that was cut off lacks a transition.
         workers: processes; None means one per core, and with 1 all runs in this process.
 
     Raises ValueError if `root` was collected with other settings, and NoExpertError, before
     anything is written, where the suite has nobody to demonstrate a task.
     """
     root = Path(root)
-    check_experts(suite)
+    if behaviour is None:
+        check_experts(suite)
     settings = Settings(
         suite=suite,
         benchmark_seed=benchmark_seed,
@@ -107,6 +118,9 @@ def collect(
         max_steps=suite.max_steps if max_steps is None else min(max_steps, suite.max_steps),
         steps_after_success=steps_after_success,
         cross_instruction_steps=cross_instruction_steps,
+        behaviour=behaviour,
+        epsilon=tuple(epsilon),
+        final=final,
     )
     num_cross = round(cross_instruction_fraction * episodes_per_task)
     _check_settings(settings, episodes_per_task, num_cross)
@@ -131,6 +145,8 @@ def _check_settings(settings: Settings, episodes_per_task: int, num_cross: int) 
         raise ValueError(f"max_steps must be 1 or more, got {settings.max_steps}")
     if not settings.noise or min(settings.noise) < 0:
         raise ValueError(f"noise must list levels of 0 or more, got {settings.noise}")
+    if not settings.epsilon or not all(0 <= share <= 1 for share in settings.epsilon):
+        raise ValueError(f"epsilon must list shares in [0, 1], got {settings.epsilon}")
     if num_cross < 0 or (num_cross and len(settings.suite.tasks) < 2):
         raise ValueError(
             f"cross_instruction_fraction gives {num_cross} episodes per task for "
@@ -140,6 +156,10 @@ def _check_settings(settings: Settings, episodes_per_task: int, num_cross: int) 
 
 def _config(settings: Settings, episodes_per_task: int, num_cross: int) -> dict[str, Any]:
     suite = settings.suite
+    later = {"behaviour": None, "epsilon": (0.0,), "final": False}  # older folders say none of it
+    shared = {name: value for name, value in vars(settings).items() if name != "suite"}
+    if settings.behaviour is not None:
+        shared["behaviour"] = repr(settings.behaviour)
     return {
         "suite": suite.name,
         "render_profile": image_profile(suite),
@@ -148,7 +168,7 @@ def _config(settings: Settings, episodes_per_task: int, num_cross: int) -> dict[
         "rate_hz": suite.rate_hz,
         "episodes_per_task": episodes_per_task,
         "cross_instruction_episodes_per_task": num_cross,
-        **{name: value for name, value in vars(settings).items() if name != "suite"},
+        **{name: x for name, x in shared.items() if name not in later or x != later[name]},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import gymnasium
 import numpy as np
@@ -21,6 +21,14 @@ class UnstableError(RuntimeError):
     """The simulation broke down."""
 
 
+class Behaviour(Protocol):
+    """Who acts instead of a suite's experts. Picklable; its `repr` says which one it is."""
+
+    def __call__(self, task: str, env: gymnasium.Env[Any, Any], seed: int) -> Expert:
+        """One for an episode in `env`, with all its randomness from the seed."""
+        ...
+
+
 @dataclass(frozen=True)
 class Settings:
     """What all episodes of a collection share; `scripted.collect` explains the fields."""
@@ -31,8 +39,11 @@ class Settings:
     noise_hold: int
     seed: int
     max_steps: int
-    steps_after_success: int
+    steps_after_success: int | None
     cross_instruction_steps: int
+    behaviour: Behaviour | None = None
+    epsilon: tuple[float, ...] = (0.0,)
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,11 +74,10 @@ def run_episode(
     UnstableError if the simulation breaks down.
     """
     suite = settings.suite
-    assignment, expert_task, noise = _assign(settings, job, attempt)
+    assignment, expert_task, noise, epsilon = _assign(settings, job, attempt)
     limit = settings.cross_instruction_steps if job.cross else settings.max_steps
-    expert = suite.expert(expert_task, seed=assignment.seed)
-    pursued = Pursued(expert)
-    act = _noisy_expert(env, pursued, noise, settings.noise_hold, assignment.seed)
+    pursued = Pursued(_expert(env, settings, expert_task, assignment.seed))
+    act = _noisy_expert(env, pursued, noise, settings.noise_hold, epsilon, assignment.seed)
     options = {
         "task": assignment.task,
         "goal": assignment.goal,
@@ -88,8 +98,7 @@ def run_episode(
             raise UnstableError(info.get("reason", "unstable"))
         if info["success"] and not job.cross and solved_at is None:
             solved_at = step
-        rested = solved_at is not None and step - solved_at >= settings.steps_after_success
-        if terminated or truncated or rested:
+        if terminated or truncated or _rested(settings, step, solved_at):
             break
     return Episode(
         state=np.stack([o["state"] for o in observations]).astype(np.float32),
@@ -113,11 +122,33 @@ def run_episode(
             "benchmark_seed": assignment.benchmark_seed,
             "seed": assignment.seed,
             "noise": noise,
+            **({"epsilon": epsilon} if epsilon else {}),
+            **({"behaviour": repr(settings.behaviour)} if settings.behaviour else {}),
             "retries": attempt,
             **pursued.facts,
             **camera_facts(env),
         },
+        final=_final(observation) if settings.final else {},
     )
+
+
+def _rested(settings: Settings, step: int, solved_at: int | None) -> bool:
+    after = settings.steps_after_success
+    return solved_at is not None and after is not None and step - solved_at >= after
+
+
+def _expert(env: gymnasium.Env[Any, Any], settings: Settings, task: str, seed: int) -> Expert:
+    if settings.behaviour is None:
+        return settings.suite.expert(task, seed=seed)
+    return settings.behaviour(task, env, seed)
+
+
+def _final(observation: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """The last observation, in the names of `Episode.final`."""
+    return {
+        "state" if name == "state" else f"images.{name}": np.array(x)
+        for name, x in observation.items()
+    }
 
 
 def camera_facts(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
@@ -153,12 +184,18 @@ class Pursued:
 
 
 def _noisy_expert(
-    env: gymnasium.Env[Any, Any], expert: Expert, noise: float, hold: int, seed: int
+    env: gymnasium.Env[Any, Any],
+    expert: Expert,
+    noise: float,
+    hold: int,
+    epsilon: float,
+    seed: int,
 ) -> Callable[[Mapping[str, Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """What maps observations to (the action to execute, the expert's own), each (A,)."""
     space = env.action_space
     assert isinstance(space, gymnasium.spaces.Box)
     random = np.random.default_rng([seed, 1])  # not the environment's stream of the same seed
+    lapses = np.random.default_rng([seed, 2])
     pushes = (random.standard_normal(space.shape) for _ in itertools.count())
     push = itertools.chain.from_iterable(itertools.repeat(x, hold) for x in pushes)
 
@@ -169,13 +206,15 @@ def _noisy_expert(
         # Clipped first: experts that ask for far more than the bounds would drown the noise.
         label = np.clip(expert(view), space.low, space.high).astype(np.float32)
         noisy = label + noise * next(push)
+        if epsilon and lapses.random() < epsilon:
+            noisy = lapses.uniform(space.low, space.high)
         return np.clip(noisy, space.low, space.high).astype(np.float32), label
 
     return act
 
 
-def _assign(settings: Settings, job: Job, attempt: int) -> tuple[Assignment, str, float]:
-    """The job's assignment, the task whose expert acts, and the level of the noise."""
+def _assign(settings: Settings, job: Job, attempt: int) -> tuple[Assignment, str, float, float]:
+    """The job's assignment, the task whose expert acts, the level of the noise, and epsilon."""
     suite = settings.suite
     seeds = job.seeds(settings.seed)
     seed = int(np.random.SeedSequence([*seeds, attempt + 1]).generate_state(1)[0])
@@ -190,7 +229,8 @@ def _assign(settings: Settings, job: Job, attempt: int) -> tuple[Assignment, str
         seed=seed,
         instruction=_cycle(suite.texts(expert).trained, job.number, [*stream, 1]),
     )
-    return assignment, expert, _cycle(settings.noise, job.number, [*stream, 2])
+    noise = _cycle(settings.noise, job.number, [*stream, 2])
+    return assignment, expert, noise, _cycle(settings.epsilon, job.number, [*stream, 3])
 
 
 def _cycle(items: Sequence[_Item], number: int, stream: Sequence[int]) -> _Item:

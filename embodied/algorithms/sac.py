@@ -108,8 +108,9 @@ class SAC(ActorCritic):
     def actor_q(self, s: Tensor, a: Tensor) -> Tensor:
         """What the policy raises, (B,); gradients pass and leave none in the critics."""
         with frozen(self.critic):
-            q = self.q(self.critic, s, a)
-        return q.amin(0) if self.actor_uses == "min" else q.mean(0)
+            if self.actor_uses == "min":
+                return self.critic.least(torch.cat([s, a], -1))
+            return self.q(self.critic, s, a).mean(0)
 
 
 class Temperature(nn.Module):

@@ -195,6 +195,11 @@ class Layout:
             rows[:, place] = found[name].reshape(len(t), -1)
         return rows
 
+    def split(self, rows: Rows) -> dict[str, Rows]:
+        """The columns of rows (n, width) by name: "state" (n, T S), "action" (n, H A),
+        "next_state", and (n, 1) each of "reward", "discount", "return_to_go", "steps", "told"."""
+        return {name: rows[:, place] for name, place in self._places.items()}
+
     def _window(self, t: NDArray[np.int64]) -> NDArray[np.int64]:
         found: NDArray[np.int64] = t[:, None] + np.arange(1 - self.obs_horizon, 1)
         return np.maximum(found, 0)

@@ -128,5 +128,6 @@ class SimulatedSuite(ABC):
         """Raises NoExpertError: the library has none."""
         raise NoExpertError(
             f"{self.name} has no scripted expert, so nobody can demonstrate {task}: name episodes "
-            "recorded elsewhere as task.episodes, with task.collect=null"
+            "recorded elsewhere as task.episodes, with task.collect=null, or say who else acts with"
+            " behaviour=random, run or another (docs/rewards.md)"
         )

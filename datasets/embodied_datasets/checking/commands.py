@@ -61,7 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     norm.set_defaults(run=_norm_report)
     norm.add_argument("--checkpoint", type=Path, metavar="RUN", help="a run, or a checkpoint of it")
     norm.add_argument("--json", action="store_true", help="print the figures as JSON")
-    for command in (check, show, norm):
+    measures = commands.add_parser("measures", help="what learners from rewards find in the set")
+    measures.set_defaults(run=_measures)
+    measures.add_argument("--random", type=Path, metavar="SET", help="of uniform actions; for TQ")
+    measures.add_argument("--best", type=float, metavar="RETURN", help="reached online; for TQ")
+    measures.add_argument("--replay", type=Path, metavar="SET", help="of that run; for SACo")
+    measures.add_argument("--json", action="store_true", help="print the figures as JSON")
+    for command in (check, show, norm, measures):
         read = "options of the format's reader, such as rate_hz=20"
         command.add_argument("--read", nargs="*", default=[], metavar="NAME=VALUE", help=read)
         command.add_argument("path", type=Path, metavar="PATH", help="the data set")
@@ -143,3 +149,30 @@ def _norm_report(options: argparse.Namespace) -> int:
     report = norm_report(options.path, tensors=tensors, **options.read)
     print(json.dumps(report.as_json(), indent=1) if options.json else report.as_text())
     return 1 if report.faults else 0
+
+
+def _measures(options: argparse.Namespace) -> int:
+    from embodied_datasets.formats import open_episodes
+    from embodied_datasets.measures import measure
+
+    def open_set(path: Path | None) -> Any:
+        return None if path is None else open_episodes(path)
+
+    if (options.random is None) != (options.best is None):
+        raise ValueError("TQ needs both --random SET and --best RETURN")
+    read = {name: x for name, x in options.read.items() if name != "format"}
+    found = measure(
+        open_episodes(options.path, format=options.format, **read),
+        random=open_set(options.random),
+        best=options.best,
+        replay=open_set(options.replay),
+    )
+    figures = dataclasses.asdict(found)
+    if options.json:
+        print(json.dumps(figures, indent=1))
+    else:
+        names = {"quality": "TQ", "coverage": "SACo", "log_coverage": "lSACo"}
+        for name, value in figures.items():
+            if value is not None:
+                print(f"{names.get(name, name.replace('_', ' ')):>12}  {value:g}")
+    return 0
