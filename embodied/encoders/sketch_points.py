@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,7 +88,7 @@ class SketchPointsEncoder(Encoder):
         points, kinds, drawn = read_sketch(condition.sketch, self.num_points)
         state = self.normalizer(observation.state[:, -1])
         seen = blank_absent(self._embed(points, state) + self.kind[kinds], self.blank, drawn)
-        tokens = self.question(state).unflatten(-1, (self.num_tokens, -1))
+        tokens = rearrange(self.question(state), "b (l d) -> b l d", l=self.num_tokens)
         for layer in self.layers:
             tokens = layer(tokens, seen)
         told = given(condition, "sketch", rows, device) & drawn[:, 0, 0]
@@ -120,12 +121,12 @@ class Reading(nn.Module):
         query = self._heads(self.query(self.norm(tokens)))
         key, value = map(self._heads, self.memory(self.seen_norm(seen)).chunk(2, dim=-1))
         found = F.scaled_dot_product_attention(query, key, value)
-        tokens = tokens + self.out(found.transpose(1, 2).flatten(2))
+        tokens = tokens + self.out(rearrange(found, "b h l d -> b l (h d)"))
         read: Tensor = tokens + self.mlp(self.mlp_norm(tokens))
         return read
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return rearrange(x, "b l (h d) -> b h l d", h=self.num_heads)
 
 
 def read_sketch(sketch: Tensor, num_points: int) -> tuple[Tensor, Tensor, Tensor]:
