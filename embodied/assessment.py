@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from embodied.build import instantiate, read_stored, resolve
-from embodied.checkpoint import some
+from embodied.checkpoint_files import some
 from embodied.films import make_films
 from embodied.judging import judge
 from embodied.latency import with_sampling, within

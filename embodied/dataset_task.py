@@ -20,12 +20,14 @@ from embodied.data.wordings import Wordings, gather_wordings, hold_out, split_ep
 from embodied.distributed import World
 from embodied.encoders.image import ImageEncoder
 from embodied.exam import Exam, write_exam
+from embodied.learning_curve import CurvePoint
 from embodied.open_loop import Probe
 from embodied.policies.base import Policy
 from embodied.preflight import check_action_horizon, check_counts
 from embodied.stopwatch import Stopwatch
 from embodied.structs import Episodes, Spec, place
 from embodied.tasks import Config, TrainingData, make_goals
+from embodied.window_data import WindowData
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +97,7 @@ class DatasetTask:
         self._table = [*describe(self._train, spec), *self._space_rows(), self._held_out_row()]
         if world.is_main:
             logger.info("%s", show(self._table))
-        return TrainingData(self._train, spec, "+".join(self._fingerprints()))
+        return WindowData(self.config, self._train, spec, "+".join(self._fingerprints()))
 
     def _open(self, node: Mapping[str, Any]) -> Adapted:
         """One data set, seen as its node says."""
@@ -206,6 +208,13 @@ class DatasetTask:
                 "data.cameras={} leaves them out",
                 sorted(policy.spec.cameras),
             )
+
+    def curve(self) -> CurvePoint:
+        """Raises ConfigError: there is no world to act in."""
+        raise ConfigError(
+            "E_CONFIG_VALUE: eval.every needs a suite to act in, and this task has recorded data "
+            "alone; set it to null"
+        )
 
     def assess(self, policy: Policy, fingerprint: str, clock: Stopwatch) -> Path:
         """Measures held-out loss and open-loop errors, and reports them."""

@@ -16,9 +16,6 @@ import torch
 
 from embodied import checkpoint
 from embodied.build import instantiate, read_stored, resolve
-from embodied.data.pieces import take
-from embodied.data.placement import make_source
-from embodied.data.windows import Windows
 from embodied.dataset_task import DatasetTask
 from embodied.devices import set_threads
 from embodied.distributed import World, join
@@ -27,10 +24,10 @@ from embodied.locks import RunLock
 from embodied.loggers import JsonlLogger, Loggers
 from embodied.policies.base import Policy
 from embodied.resume import check_resumable
+from embodied.rewarded_task import RewardedTask
 from embodied.stopwatch import Stopwatch
-from embodied.structs import Condition, Observation
 from embodied.suite_task import SuiteTask
-from embodied.tasks import Task, TrainingData, make_goals
+from embodied.tasks import Task, TrainingData
 from embodied.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -108,8 +105,11 @@ def _train(config: Config, world: World) -> Path | None:
     task.check_policy(policy)
     trainer = make_trainer(config, policy, data, world)
     trainer.resume()
-    _describe(config, policy, data.windows, world)
-    with clock.phase("train", world), contextlib.closing(trainer.source):
+    _describe(config, policy, data, world)
+    with clock.phase("train", world), contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(trainer.source))
+        if world.is_main and config["eval"]["every"]:
+            trainer.exam = stack.enter_context(contextlib.closing(task.curve()))
         trainer.run()
     trainer.logger.close()
     state = trainer.algorithm.inference_state()  # on all ranks, since each may hold a shard
@@ -122,18 +122,19 @@ def _train(config: Config, world: World) -> Path | None:
 
 
 def make_task(config: Config) -> Task:
-    """A task with a suite to act in, or one of recorded data alone."""
+    """A task with a suite to act in, with rewards or without, or one of recorded data alone."""
+    if "reward" in config["source"]:
+        return RewardedTask(config)
     return SuiteTask(config) if "suite" in config["task"] else DatasetTask(config)
 
 
 def make_trainer(config: Config, policy: Policy, data: TrainingData, world: World) -> Trainer:
     """Fits the normalisers and wires policy, algorithm, source and loggers."""
-    windows = data.windows
     if config["init_from"]:
         start_from(policy, Path(config["init_from"]))
-        policy.extend(windows.phrases or ())
+        data.extend(policy)
     else:
-        _fit(policy, windows, world)
+        data.fit(policy, world)
     run, settings = Path(config["run_dir"]), config["train"]
     documents = {
         "config": config,
@@ -144,21 +145,11 @@ def make_trainer(config: Config, policy: Policy, data: TrainingData, world: Worl
     algorithm = instantiate(config["algorithm"])(
         policy, world=world, steps=settings["steps"], seed=config["seed"]
     )
-    source = make_source(
-        windows,
-        world.device,
-        batch_size=settings["batch_size"],
-        obs_horizon=policy.obs_horizon,
-        pred_horizon=policy.pred_horizon,
-        past_actions=policy.sees_past_actions,
-        seed=config["seed"],
-        **_source_settings(config["source"]),
-    ).split(world.rank, world.size)
     others = [instantiate(config["logger"])(dir=run)] if config["logger"] and world.is_main else []
     jsonl = JsonlLogger(run / "metrics.jsonl" if world.is_main else Path(os.devnull))
     return Trainer(
         algorithm=algorithm,
-        source=source,
+        source=data.source(policy, world),
         world=world,
         logger=Loggers(jsonl, *others),
         directory=run / "checkpoints",
@@ -167,22 +158,8 @@ def make_trainer(config: Config, policy: Policy, data: TrainingData, world: Worl
         save_every=settings["save_every"],
         log_every=settings["log_every"],
         keep=settings["keep"],
+        exam_every=config["eval"]["every"],
     )
-
-
-def _fit(policy: Policy, windows: Windows, world: World) -> None:
-    frames = windows.frames()
-    policy.fit_normalizers(
-        Observation(state=take(windows.columns["state"], frames)[:, None].to(world.device)),
-        Condition(language=windows.told, motion=windows.phrases),
-        take(windows.columns["action"], frames).to(world.device),
-        lengths=windows.lengths.to(world.device),
-    )
-
-
-def _source_settings(node: Config) -> dict[str, Any]:
-    settings = {name: value for name, value in node.items() if name not in ("sets", "told")}
-    return {**settings, "goals": make_goals(node["goals"])}
 
 
 def check_same_run(directory: Path, documents: Config) -> None:
@@ -200,19 +177,17 @@ def check_same_run(directory: Path, documents: Config) -> None:
         )
 
 
-def _describe(config: Config, policy: Policy, windows: Windows, world: World) -> None:
+def _describe(config: Config, policy: Policy, data: TrainingData, world: World) -> None:
     if not world.is_main:
         return
     count = sum(p.numel() for p in policy.parameters())
     logger.info(
-        "torch %s on %s x %d, %d threads | %s parameters | %s frames, %d instructions",
+        "torch %s on %s x %d, %d threads | %s parameters | %s | run: %s",
         torch.__version__,
         world.device,
         world.size,
         torch.get_num_threads(),
         f"{count:,}",
-        f"{len(windows):,}",
-        len(windows.told),
+        data.describe(),
+        config["run_dir"],
     )
-    shapes = {name: tuple(x.shape[1:]) for name, x in windows.columns.items()}
-    logger.info("a frame: %s | run: %s", shapes, config["run_dir"])

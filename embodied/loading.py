@@ -15,6 +15,7 @@ from torch import Tensor
 
 from embodied import checkpoint
 from embodied.build import instantiate, read_stored
+from embodied.checkpoint_files import Checkpoint, CheckpointError, load
 from embodied.devices import choose_device
 from embodied.heads.base import StudentHead
 from embodied.policies.base import Policy
@@ -44,7 +45,7 @@ def build_policy(config: Config, spec: Spec, extra_targets: Sequence[str] = ()) 
 
 def load_policy(
     path: Path, device: str = "auto", extra_targets: Sequence[str] = ()
-) -> tuple[Policy, checkpoint.Checkpoint]:
+) -> tuple[Policy, Checkpoint]:
     """The policy of a checkpoint, rebuilt from its own config, statistics and weights.
 
     Args:
@@ -89,11 +90,11 @@ def _freeze_all_but(policy: Policy, prefix: str) -> None:
             parameter.requires_grad_(False)
 
 
-def _read(path: Path) -> checkpoint.Checkpoint:
+def _read(path: Path) -> Checkpoint:
     run = path / "checkpoints"
-    found = checkpoint.latest(run) if run.is_dir() else checkpoint.load(path)
+    found = checkpoint.latest(run) if run.is_dir() else load(path)
     if found is None:
-        raise checkpoint.CheckpointError(f"E_CKPT_MISSING: no checkpoint in {run}; train first")
+        raise CheckpointError(f"E_CKPT_MISSING: no checkpoint in {run}; train first")
     return found
 
 

@@ -15,7 +15,11 @@ from typing import IO, Self
 
 
 class RunLocked(RuntimeError):
-    """Another run holds the directory; the message names its process and host."""
+    """Another run holds the directory; the message names its process and host, as `holder` does."""
+
+    def __init__(self, message: str, holder: str) -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 class RunLock:
@@ -64,9 +68,11 @@ def _take(file: IO[str], path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        holder = _holder(file)
         raise RunLocked(
-            f"E_RUN_LOCKED: {path.parent} is in use by {_holder(file)}. Wait for that run, stop "
-            "it, or give this one another directory; do not delete the lock file"
+            f"E_RUN_LOCKED: {path.parent} is in use by {holder}. Wait for that run, stop it, or "
+            "give this one another directory; do not delete the lock file",
+            holder,
         ) from error
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embodied.checkpoint import CheckpointError, ConfigMismatch, some
+from embodied.checkpoint import ConfigMismatch
+from embodied.checkpoint_files import CheckpointError, some
 
 # Comparing what was saved with what is there
 

@@ -94,6 +94,7 @@ class Controller:
         inference_batch: rows of each call of the policy.
         execution: how chunks become actions; by default their beginnings do.
         prompts: what the policy is told in an episode.
+        explores: whether it acts as policies do that learn from what they do.
     """
 
     def __init__(
@@ -105,7 +106,9 @@ class Controller:
         inference_batch: int = 16,
         execution: Receding | None = None,
         prompts: Callable[[Assignment], Row] = tell,
+        explores: bool = False,
     ) -> None:
+        self.explores = explores
         self.execution = execution or Receding()
         self.execution.check(policy, action_horizon)
         self.policy, self.planner = policy.eval(), policy.as_planner()
@@ -189,6 +192,14 @@ class Controller:
                     actions[slot] = self.execution.actions(self._pasts[slot], self.action_horizon)
         return actions
 
+    def generator_state(self, slot: int) -> NDArray[np.uint8]:
+        """Where the generator of a slot's episode is, for `restore_generator`."""
+        state: NDArray[np.uint8] = self._generators[slot].get_state().numpy()
+        return state
+
+    def restore_generator(self, slot: int, state: NDArray[np.uint8]) -> None:
+        self._generators[slot].set_state(torch.from_numpy(state))
+
     def _by_kinds(self, slots: list[int]) -> Iterable[list[int]]:
         """The slots by which kinds of parts they are asked with, and by what they begin from.
 
@@ -229,7 +240,8 @@ class Controller:
         starts = [start for slot in rows if (start := self._start(slot)) is not None]
         execution, warm = self.execution, self.policy.as_warm()
         if not (starts and isinstance(execution, WarmStart) and warm):
-            return self.policy.act(observation, condition, noise=noise)
+            act = self.policy.explore if self.explores else self.policy.act
+            return act(observation, condition, noise=noise)
         return warm.act_from(
             torch.from_numpy(np.stack(starts)).to(self.device),
             observation,

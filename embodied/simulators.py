@@ -16,14 +16,25 @@ from embodied.suites import Suite
 def open_envs(
     suite: Suite, settings: Mapping[str, Any], render_size: tuple[int, int] | None = None
 ) -> Iterator[Any]:
-    """Vector environments over the suite, closed at the end.
+    """The environments of `make_envs`, closed at the end."""
+    envs = make_envs(suite, settings, render_size)
+    try:
+        yield envs
+    finally:
+        envs.close()
+
+
+def make_envs(
+    suite: Suite, settings: Mapping[str, Any], render_size: tuple[int, int] | None = None
+) -> Any:
+    """Vector environments over the suite.
 
     Args:
         settings: `num_envs`, `workers` (None for one for each core), `timeout_s` and `backend` of
             `make_vec`.
     """
     workers = settings["workers"]
-    envs = instantiate(
+    return instantiate(
         {"_target_": "embodied_envs.vector.make_vec"},
         suite=suite,
         num_envs=settings["num_envs"],
@@ -32,10 +43,6 @@ def open_envs(
         render_size=render_size,
         backend=settings["backend"],
     )
-    try:
-        yield envs
-    finally:
-        envs.close()
 
 
 def choose_backend(config: Mapping[str, Any], suite: Suite) -> str:

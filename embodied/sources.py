@@ -11,7 +11,7 @@ import torch
 from embodied.data.goals import Goals
 from embodied.data.windows import Windows
 from embodied.noise import seeded
-from embodied.structs import Batch
+from embodied.structs import Batch, Metrics
 
 
 class Source(ABC):
@@ -47,6 +47,10 @@ class Source(ABC):
             )
         self.shard = (rank, num_ranks)
         return self
+
+    def take_metrics(self) -> Metrics:
+        """What came of making batches since the last call; mostly nothing."""
+        return {}
 
     def close(self) -> None:  # noqa: B027  most have nothing to end
         """Ends what works in the background."""

@@ -108,6 +108,12 @@ class Batch(Struct):
         source: B names of the data sets that the rows are of; None where there is one.
         phrase: B phrases to be predicted, of the kind of `Condition.motion`.
         meaning: (B,) int64; rows that are told the same, in any words, share a number.
+        reward: (B,) what the valid steps earned, each counted less by the discount than the one
+            before. This and what follows are None unless policies learn from rewards.
+        discount: (B,) what the value of `next_observation` counts: the discount to the power of the
+            valid steps, and 0 where the last of them terminated the episode.
+        next_observation: what was sensed after them; after a termination it means nothing.
+        return_to_go: (B,) discounted rewards from here to the episode's end; -inf where not known.
     """
 
     observation: Observation
@@ -117,6 +123,10 @@ class Batch(Struct):
     source: tuple[str, ...] | None = None
     phrase: tuple[str, ...] | None = None
     meaning: Tensor | None = None
+    reward: Tensor | None = None
+    discount: Tensor | None = None
+    next_observation: Observation | None = None
+    return_to_go: Tensor | None = None
 
 
 @dataclass(frozen=True)

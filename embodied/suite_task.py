@@ -15,6 +15,7 @@ from embodied.data.asked import told_by
 from embodied.data.cache import cache_folder
 from embodied.data.windows import Windows
 from embodied.distributed import World
+from embodied.learning_curve import CurvePoint
 from embodied.policies.base import Policy
 from embodied.preflight import check_config, check_policy
 from embodied.simulators import choose_backend
@@ -22,6 +23,7 @@ from embodied.stopwatch import Stopwatch
 from embodied.structs import Episodes
 from embodied.suites import NoExpertError, Suite, check_experts, rewordings
 from embodied.tasks import Config, TrainingData, make_goals
+from embodied.window_data import WindowData
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +49,7 @@ class SuiteTask:
         """The task's episodes, collected first where they are missing or incomplete, and those of
         `source.sets`."""
         task = self.config["task"]
-        if world.is_main and task.get("collect"):
-            _collect(instantiate(task["collect"], extra_targets=self.extra), self.suite)
-        world.barrier()
-        episodes = self._open()
+        episodes = self.collected(world)
         more = {
             name: instantiate(node["episodes"], extra_targets=self.extra)
             for name, node in self._sets.items()
@@ -65,7 +64,15 @@ class SuiteTask:
         )
         told = told_by(self.config["source"]["told"], self.config["seed"])
         fingerprint = "+".join(each.fingerprint for each in (episodes, *more.values()))
-        return TrainingData(windows.asking(told), episodes.spec, fingerprint)
+        return WindowData(self.config, windows.asking(told), episodes.spec, fingerprint)
+
+    def collected(self, world: World) -> Episodes:
+        """The task's episodes, collected first where they are missing or incomplete."""
+        collect = self.config["task"].get("collect")
+        if world.is_main and collect:
+            _collect(instantiate(collect, extra_targets=self.extra), self.suite)
+        world.barrier()
+        return self._open()
 
     def _windows(self, episodes: Episodes, label: str) -> Windows:
         on_disk = bool(episodes.spec.cameras) or self.config["source"]["placement"] == "stream"
@@ -103,6 +110,14 @@ class SuiteTask:
 
     def check_policy(self, policy: Policy) -> None:
         check_policy(self.config, policy, self.suite)
+
+    def curve(self) -> CurvePoint:
+        """Measures the first `eval.episodes` episodes of the protocol."""
+        config = self.config
+        backend = choose_backend(config, self.suite)
+        settings = {**config["env"], "workers": 0, **config["eval"], "backend": backend}
+        protocol = instantiate(config["protocol"])
+        return CurvePoint(self.suite, protocol, config["eval"]["episodes"], settings)
 
     def assess(self, policy: Policy, fingerprint: str, clock: Stopwatch) -> Path:
         """Evaluates by the task's protocol, films and reports."""

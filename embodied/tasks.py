@@ -7,34 +7,49 @@ recorded data alone by predicting episodes that were held out (`embodied.dataset
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from embodied.build import instantiate
 from embodied.data.goals import Goals
-from embodied.data.windows import Windows
 from embodied.distributed import World
+from embodied.learning_curve import CurvePoint
 from embodied.policies.base import Policy
+from embodied.sources import Source
 from embodied.stopwatch import Stopwatch
 from embodied.structs import Spec
 
 Config = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class TrainingData:
+class TrainingData(Protocol):
     """What a policy learns from.
 
     Attributes:
-        windows: of the training episodes.
         spec: what the policy is built for.
         fingerprint: of all data, those held out included.
     """
 
-    windows: Windows
-    spec: Spec
-    fingerprint: str
+    @property
+    def spec(self) -> Spec: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+    def fit(self, policy: Policy, world: World) -> None:
+        """Gives a new policy the data's statistics."""
+        ...
+
+    def extend(self, policy: Policy) -> None:
+        """Gives a policy that was trained before what is new in these data."""
+        ...
+
+    def source(self, policy: Policy, world: World) -> Source:
+        """Batches for the policy: each process's share."""
+        ...
+
+    def describe(self) -> str:
+        """The first lines of a run's log."""
+        ...
 
 
 class Task(Protocol):
@@ -50,6 +65,10 @@ class Task(Protocol):
 
     def check_policy(self, policy: Policy) -> None:
         """Raises ValueError unless the policy can be judged."""
+        ...
+
+    def curve(self) -> CurvePoint:
+        """What measures the policy while it learns; raises ConfigError where nothing can."""
         ...
 
     def assess(self, policy: Policy, fingerprint: str, clock: Stopwatch) -> Path:

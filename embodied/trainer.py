@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ from tqdm import tqdm
 from embodied import checkpoint
 from embodied.algorithms.base import Algorithm
 from embodied.distributed import World
-from embodied.loggers import Loggers
+from embodied.loggers import Loggers, to_floats
+from embodied.policies.base import Policy
 from embodied.resume import random_state, restore_random_state
 from embodied.sources import Source
 from embodied.structs import Metrics
@@ -96,6 +97,8 @@ class Trainer:
         documents: what every checkpoint carries besides (config, spec), for rebuilding the policy.
         save_every, log_every: in steps.
         keep: how many checkpoints to keep.
+        exam: measures the policy as it would be evaluated, every `exam_every` steps, before the
+            first and after the last one.
     """
 
     algorithm: Algorithm
@@ -108,6 +111,8 @@ class Trainer:
     save_every: int = 1000
     log_every: int = 50
     keep: int = 3
+    exam: Callable[[Policy], Metrics] | None = None
+    exam_every: int | None = None
     step: int = 0
 
     def __post_init__(self) -> None:
@@ -175,17 +180,26 @@ class Trainer:
         """
         signals = _Signals()
         with signals.caught(), self._progress() as bar:
+            if self.step == 0:
+                self._examine()
             while self.step < self.steps:
                 self._means.add(self.algorithm.update(next(self.source), self.step))
                 self.step += 1
                 if self.step % self.log_every == 0 or self.step == self.steps:
                     self._log(bar)
                 bar.update()
+                if self.exam_every and self.step % self.exam_every == 0:
+                    self._examine()
                 if self.step % self.save_every == 0:
                     self.save()
                 if self.step % 10 == 0 or self.world.size == 1:
                     self._stop_if_asked(signals)
             self.save()
+
+    def _examine(self) -> None:
+        if self.exam is not None and self.world.is_main:
+            with self.algorithm.inference() as policy:
+                self.logger.log(self.exam(policy), self.step)
 
     def _progress(self) -> Any:
         return tqdm(
@@ -200,6 +214,7 @@ class Trainer:
         means = self._means.read(self.world)
         self._refuse_nonfinite(means)
         self._means.clear()
+        means |= to_floats(self.source.take_metrics())
         if self.world.is_main:
             self.logger.log(means, self.step)
             bar.set_postfix({k: f"{v:.3g}" for k, v in means.items()}, refresh=False)

@@ -41,9 +41,10 @@ if __name__ == "inspect":
 def _read_policy(run: Path) -> "Mapping[str, Any]":
     """The state dict of a run's newest policy, or of the one in a `step-*` directory, as arrays."""
     from embodied import checkpoint
+    from embodied.checkpoint_files import load
 
     folder = run / "checkpoints" if (run / "checkpoints").is_dir() else run
-    found = checkpoint.load(run) if run.name.startswith("step-") else checkpoint.latest(folder)
+    found = load(run) if run.name.startswith("step-") else checkpoint.latest(folder)
     if found is None:
         raise FileNotFoundError(f"E_CKPT_MISSING: {folder} holds no checkpoint; name a run")
     tensors = found.tensors["policy"]

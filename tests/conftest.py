@@ -33,31 +33,58 @@ settings.register_profile("patient", deadline=None)  # the first example pays fo
 settings.load_profile("patient")
 
 ROOT = Path(__file__).parents[1]
-TINY = (
-    "task=point",
+SERIAL = (
     "device=cpu",
     "threads=1",
-    "task.collect.episodes_per_task=3",
     "+task.collect.workers=1",
     "+task.collect.progress=false",
-    "policy.dim=16",
-    "policy.head.num_layers=1",
-    "policy.head.num_heads=2",
-    "~policy.encoder.parts.language",  # the sentence encoder takes seconds to import
-    "algorithm.precision=fp32",
-    "algorithm.warmup_steps=2",
-    "train.steps=6",
-    "train.batch_size=16",
-    "train.save_every=2",
-    "train.log_every=1",
     "protocol.goals_per_task=1",
-    "protocol.max_steps=10",
     "env.num_envs=4",
     "env.workers=0",
     "eval.inference_batch=4",
     "video.per_task=0",
+)
+NARROW = ("policy.dim=16", "policy.head.num_layers=1", "policy.head.num_heads=2")
+SMALL = (*SERIAL, *NARROW)
+"""What makes a recipe of any task small, and keeps it in one process."""
+
+POINT = (
+    "task=point",
+    *SERIAL,
+    "task.collect.episodes_per_task=3",
+    "train.steps=6",
+    "train.batch_size=16",
+    "train.save_every=2",
+    "train.log_every=1",
+    "protocol.max_steps=10",
     "~probes",
 )
+IMITATING = (
+    *NARROW,
+    "~policy.encoder.parts.language",  # the sentence encoder takes seconds to import
+    "algorithm.precision=fp32",
+    "algorithm.warmup_steps=2",
+)
+TINY = (*POINT, *IMITATING)
+REWARDED = (
+    "~policy.dim",
+    "~policy.encoder",
+    "~policy.head",
+    "policy.hidden=[8]",
+    "algorithm.critic_hidden=[8]",
+)
+
+MOTIONS = (
+    *SMALL,
+    "shards=1",
+    "task.collect.episodes_per_task=1",
+    "train.steps=2",
+    "train.batch_size=4",
+    "protocol.max_steps=4",
+    "probes.held_out.goals_per_task=1",
+    "probes.held_out.max_steps=4",
+)
+"""A recipe of the world of motions, run through."""
 
 Compose = Callable[..., dict[str, Any]]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -70,12 +97,18 @@ def compose_config(*overrides: str, name: str = "config") -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Overrides of a tiny run on demonstrations that are recorded once for the whole session."""
-    overrides = (*TINY, f"data_dir={tmp_path_factory.mktemp('data')}")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Overrides of a run on demonstrations that are recorded once for the whole session."""
+    overrides = (*POINT, f"data_dir={tmp_path_factory.mktemp('data')}")
     task = compose_config(*overrides, "run_dir=unused")["task"]
     instantiate(task["collect"])(instantiate(task["suite"]))
     return overrides
+
+
+@pytest.fixture(scope="session")
+def tiny(small: tuple[str, ...]) -> tuple[str, ...]:
+    """Overrides of a tiny run that imitates."""
+    return (*small, *IMITATING)
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +117,16 @@ def compose(tiny: tuple[str, ...]) -> Compose:
 
     def composed(run_dir: Path, *overrides: str) -> dict[str, Any]:
         return compose_config(*tiny, f"run_dir={run_dir}", *overrides)
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def compose_rewarded(small: tuple[str, ...]) -> Compose:
+    """compose_rewarded(run_dir, "algorithm=...", *overrides): of one that learns from rewards."""
+
+    def composed(run_dir: Path, *overrides: str) -> dict[str, Any]:
+        return compose_config(*small, f"run_dir={run_dir}", *overrides, *REWARDED)
 
     return composed
 

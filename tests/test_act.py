@@ -12,6 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from embodied.heads.act import ACTHead, divergence
 from embodied.noise import BatchNoise
 from embodied.testing import check_head
+from tests.lessons import teach
 
 CPU = torch.device("cpu")
 
@@ -76,13 +77,9 @@ def two_modes(rows: int) -> Tensor:
 
 
 def test_a_latent_that_costs_little_tells_two_modes_apart() -> None:
-    head, draws, action = make_head(latent_dim=1, kl_weight=0.01), noise(), two_modes(64)
-    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
+    head, action = make_head(latent_dim=1, kl_weight=0.01), two_modes(64)
     context = torch.zeros(64, 2, 16)
-    for _ in range(120):
-        optimizer.zero_grad()
-        head.loss(context, action, noise=draws).mean().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    teach(head, context, action, steps=120, learning_rate=1e-2)
     ends = head.decode(torch.zeros(2, 2, 16), torch.tensor([[-1.5], [1.5]])).mean((1, 2))
     assert sorted(ends.tolist()) == pytest.approx([-0.6, 0.6], abs=0.15)
     mean, _ = head.style(context, action)

@@ -113,7 +113,7 @@ HARMFUL: dict[str, dict[str, Any]] = {
     "embodied.build.hydra.utils.call": {
         "config": {"_target_": "shutil.copy", "src": "payload.pt", "dst": "{m}"}
     },
-    "embodied.checkpoint._write": {"path": "{m}", "data": b"x"},
+    "embodied.checkpoint_files.write": {"path": "{m}", "data": b"x"},
     "embodied.locks.RunLock.__enter__.__globals__": {},
     "embodied.suites.innocent": {"_args_": ["touch {m}"]},
     "embodied.suites.Process": {"args": ["touch", "{m}"]},

@@ -23,17 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from embodied import checkpoint
-from embodied.checkpoint import (
-    CheckpointError,
-    CorruptCheckpoint,
-    latest,
-    load,
-    pin,
-    pins,
-    save,
-    step_path,
-)
+from embodied import checkpoint_files
+from embodied.checkpoint import latest, pin, pins, save, step_path
+from embodied.checkpoint_files import CheckpointError, CorruptCheckpoint, load
 
 
 def save_step(directory: Path, step: int, *, tag: int = 0, keep: int = 3) -> Path:
@@ -429,7 +421,7 @@ class Faults:
     def install(self, patch: pytest.MonkeyPatch) -> None:
         for name in ("open", "fsync", "rename", "replace", "mkdir", "unlink", "rmdir"):
             patch.setattr(os, name, self.wrap(name, getattr(os, name)))
-        patch.setattr(checkpoint, "open", self.open, raising=False)
+        patch.setattr(checkpoint_files, "open", self.open, raising=False)
 
 
 class FaultyFile:
@@ -516,7 +508,7 @@ def test_a_full_or_closed_disk_is_named_and_the_old_checkpoint_intact(
         raise OSError(code, os.strerror(code), str(path))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "_write", refuse)
+        patch.setattr(checkpoint_files, "write", refuse)
         with pytest.raises(CheckpointError) as caught:
             save_step(tmp_path, 2)
     text = str(caught.value)
@@ -529,7 +521,8 @@ def test_a_full_or_closed_disk_is_named_and_the_old_checkpoint_intact(
 DISK_FULL = """
 import resource, sys, torch
 from pathlib import Path
-from embodied.checkpoint import CheckpointError, latest, save
+from embodied.checkpoint import latest, save
+from embodied.checkpoint_files import CheckpointError
 directory = Path(sys.argv[1])
 def attempt(step, size):
     save(directory, step, tensors={"policy": {"x": torch.ones(size)}}, documents={})

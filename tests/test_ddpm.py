@@ -14,6 +14,7 @@ from embodied.heads.ddpm import PREDICTIONS, DDPMHead
 from embodied.networks.unet1d import UNet1d
 from embodied.noise import BatchNoise
 from embodied.testing import check_head
+from tests.lessons import teach_two
 
 CPU = torch.device("cpu")
 UNET = functools.partial(UNet1d, widths=(1, 2))
@@ -141,13 +142,7 @@ def test_the_exact_answer_for_a_gaussian_samples_that_gaussian(
 
 def test_a_trained_head_keeps_both_modes() -> None:
     head = make_head(pred_horizon=2, action_dim=1, num_steps=10, eta=0.0)
-    optimizer = torch.optim.Adam(head.parameters(), lr=5e-3)
-    draws, context, action = noise(), torch.zeros(64, 2, 16), torch.full((64, 2, 1), 0.6)
-    action[32:] *= -1
-    for _ in range(150):
-        optimizer.zero_grad()
-        head.loss(context, action, noise=draws).mean().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    teach_two(head, 2, steps=150)
     found = head.requires_grad_(False).sample(torch.zeros(400, 2, 16), noise=noise(9))
     near = ((found.abs() - 0.6).abs().amax((1, 2)) < 0.25) & (found[:, 0] * found[:, 1] > 0)[:, 0]
     assert float(near.float().mean()) > 0.65

@@ -12,11 +12,12 @@ from torch import Tensor
 
 import embodied
 from embodied import checkpoint
-from embodied.checkpoint import CheckpointError
+from embodied.checkpoint_files import CheckpointError
 from embodied.heads.distilled import DistilledHead
 from embodied.heads.edm import EDMHead
 from embodied.noise import BatchNoise
 from embodied.testing import check_head
+from tests.lessons import teach_two
 
 SIZES: dict[str, Any] = {
     "action_dim": 1,
@@ -77,25 +78,13 @@ def test_a_head_of_the_same_kind_is_inherited_as_it_is() -> None:
     assert all(x.equal(second.state_dict()[name]) for name, x in first.state_dict().items())
 
 
-def fit(head: EDMHead | DistilledHead, steps: int, learning_rate: float) -> None:
-    """Trains a head on two actions, all 0.6 and all -0.6."""
-    parameters = [p for p in head.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    draws, context, action = noise(), torch.zeros(32, 2, 16), torch.full((32, 2, 1), 0.6)
-    action[16:] *= -1
-    for _ in range(steps):
-        optimizer.zero_grad()
-        head.loss(context, action, noise=draws).mean().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-
 def test_one_step_of_the_student_is_more_like_ten_of_the_teacher_than_its_own_one() -> None:
     torch.manual_seed(0)
     teacher = EDMHead(**SIZES, num_steps=10)
-    fit(teacher, 150, 5e-3)
+    teach_two(teacher, 2, steps=150, rows=32)
     head = make_head(num_levels=10)
     head.load_state_dict(head.inherit(teacher.state_dict()))
-    fit(head, 80, 2e-3)
+    teach_two(head, 2, steps=80, learning_rate=2e-3, rows=32)
     once = EDMHead(**SIZES, num_steps=1)
     once.load_state_dict(teacher.state_dict())
     context = torch.zeros(400, 2, 16)

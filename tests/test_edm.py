@@ -12,6 +12,7 @@ from embodied.heads.edm import EDMHead
 from embodied.heads.samplers import SAMPLERS
 from embodied.noise import BatchNoise
 from embodied.testing import check_head
+from tests.lessons import teach
 
 CPU = torch.device("cpu")
 
@@ -143,13 +144,8 @@ ACTION = torch.tensor([[0.5, -0.5], [0.0, 1.0], [-1.0, 0.25]])
 @pytest.fixture(scope="module")
 def trained() -> dict[str, Tensor]:
     """Weights of a head that has seen ACTION only."""
-    head, draws = make_head(), noise()
-    optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
-    context, action = torch.zeros(32, 2, 16), ACTION.expand(32, 3, 2)
-    for _ in range(400):
-        optimizer.zero_grad()
-        head.loss(context, action, noise=draws).mean().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    head = make_head()
+    teach(head, torch.zeros(32, 2, 16), ACTION.expand(32, 3, 2), steps=400, learning_rate=3e-3)
     return head.state_dict()
 
 

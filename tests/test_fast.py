@@ -17,6 +17,7 @@ from embodied.heads.fast import FASTHead, QuantizedCosines, cosines
 from embodied.networks.byte_pairs import BytePairs, compact, learn_merges, merge
 from embodied.noise import BatchNoise, RowNoise
 from embodied.testing import check_head
+from tests.lessons import teach
 
 
 def make_head(seed: int = 0, **kwargs: Any) -> FASTHead:
@@ -243,16 +244,11 @@ def test_probabilities_of_all_sequences_add_up_to_one() -> None:
 @pytest.fixture(scope="module", params=[True, False], ids=["fitted", "unfitted"])
 def trained(request: pytest.FixtureRequest) -> FASTHead:
     """A head that has seen two chunks, one three times as often as the other."""
-    head, draws = make_head(), noise()
+    head = make_head()
     action = torch.tensor([-0.6, 0.6, 0.6, 0.6]).repeat(16)[:, None, None].expand(-1, 4, 2)
     if request.param:
         head.fit(action)
-    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
-    for _ in range(120):
-        optimizer.zero_grad()
-        loss = head.loss(torch.zeros(64, 2, 16), action, noise=draws).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    teach(head, torch.zeros(64, 2, 16), action, steps=120, learning_rate=1e-2)
     return head.requires_grad_(False)
 
 

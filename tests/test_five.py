@@ -15,31 +15,13 @@ from embodied.protocols import Protocol
 from embodied.results import read_results
 from embodied_envs.motions import Motions
 from embodied_envs.point import PointSuite
-from tests.conftest import compose_config
+from tests.conftest import MOTIONS, compose_config
 
 WAYS = ("language", "goal_state", "goal_image", "sketch", "motion")
-SMALL = (
-    "device=cpu",
-    "threads=1",
-    "shards=1",
-    "task.collect.episodes_per_task=1",
-    "+task.collect.workers=1",
-    "+task.collect.progress=false",
+FEW = (
+    *MOTIONS,
     "+task.suite.tasks=[push-right,lift-left]",
     "+probes.held_out.suite.tasks=[lift-right,push-toward-left]",
-    "policy.dim=16",
-    "policy.head.num_layers=1",
-    "policy.head.num_heads=2",
-    "train.steps=2",
-    "train.batch_size=4",
-    "protocol.goals_per_task=1",
-    "protocol.max_steps=4",
-    "probes.held_out.goals_per_task=1",
-    "probes.held_out.max_steps=4",
-    "env.num_envs=4",
-    "env.workers=0",
-    "eval.inference_batch=4",
-    "video.per_task=0",
 )
 
 
@@ -87,7 +69,7 @@ def test_a_specialist_differs_in_what_it_is_told_alone(way: str, five: dict[str,
 
 
 def test_one_command_gives_a_figure_for_each_way_of_asking(data: Path, tmp_path: Path) -> None:
-    command = ("experiment=five", *SMALL, f"data_dir={data}", f"run_dir={tmp_path}")
+    command = ("experiment=five", *FEW, f"data_dir={data}", f"run_dir={tmp_path}")
     embodied.train(compose_config(*command))
     found = read_results(tmp_path)
     names = {name: each.protocol for name, each in found.probes.items()}
@@ -103,7 +85,7 @@ def test_one_command_gives_a_figure_for_each_way_of_asking(data: Path, tmp_path:
 
 def test_a_specialist_in_motions_is_filmed_as_it_was_judged(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("imageio")
-    command = ("experiment=five_motion", *SMALL[:-1], "video.per_task=1", "video.size=[32,32]")
+    command = ("experiment=five_motion", *FEW, "video.per_task=1", "video.size=[32,32]")
     embodied.train(compose_config(*command, f"data_dir={data}", f"run_dir={tmp_path}"))
     found = read_results(tmp_path)
     assert found.protocol == "motions-crossed@motion@fast"

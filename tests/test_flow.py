@@ -12,6 +12,7 @@ from torch import Tensor
 from embodied.heads.flow import FlowHead
 from embodied.noise import BatchNoise
 from embodied.testing import check_head
+from tests.lessons import teach_two
 
 CPU = torch.device("cpu")
 MEAN, STD = 0.3, 0.5  # of the Gaussian actions below
@@ -99,14 +100,8 @@ def test_times_have_the_quantiles_of_their_density() -> None:
 @pytest.fixture(scope="module")
 def trained() -> dict[str, Tensor]:
     """Weights of a head that has seen two actions, all 0.6 and all -0.6."""
-    head, draws = make_head(pred_horizon=2, action_dim=1), noise()
-    optimizer = torch.optim.Adam(head.parameters(), lr=5e-3)
-    context, action = torch.zeros(64, 2, 16), torch.full((64, 2, 1), 0.6)
-    action[32:] *= -1
-    for _ in range(200):
-        optimizer.zero_grad()
-        head.loss(context, action, noise=draws).mean().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    head = make_head(pred_horizon=2, action_dim=1)
+    teach_two(head, 2, steps=200)
     return head.state_dict()
 
 

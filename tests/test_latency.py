@@ -14,7 +14,7 @@ from torch import Tensor
 from embodied import latency
 from embodied.assessment import evaluate
 from embodied.build import ConfigError
-from embodied.checkpoint import CheckpointError
+from embodied.checkpoint_files import CheckpointError
 from embodied.experiment import train
 from embodied.latency import made_up, samplings, with_sampling, within
 from embodied.noise import RowNoise

@@ -23,6 +23,7 @@ LAYERS = (
     ("encoders", "heads"),
     ("policies",),
     ("algorithms", "ema", "distributed"),
+    ("checkpoint_files",),
     ("data", "sources", "trainer", "checkpoint", "loggers", "resume", "protocols"),
     ("execution",),
     ("rollout",),
@@ -110,7 +111,7 @@ def test_environments_need_no_torch() -> None:
 
 
 PURE = tuple(  # mathematics on arrays
-    f"embodied.data.{name}" for name in ("motions", "sketches", "sketch_sources")
+    f"embodied.data.{name}" for name in ("motions", "preferences", "sketches", "sketch_sources")
 )
 
 

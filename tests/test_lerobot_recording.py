@@ -6,12 +6,10 @@ import json
 import multiprocessing
 import random
 import time
-from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +23,7 @@ from embodied_datasets.faults import DataError
 from embodied_datasets.formats.lerobot import FORMAT
 from embodied_datasets.lerobot import LeRobotDataset
 from embodied_datasets.lerobot_writer import LeRobotWriter, record
+from tests.plain_lerobot import assert_plain
 
 SPEC = Spec(3, 2, (-1.0, -2.0), (1.0, 2.0), 10.0)
 FILMED = dataclasses.replace(SPEC, cameras={"top": (16, 16), "side": (16, 32)})
@@ -110,13 +109,13 @@ def test_an_episode_comes_back_with_all_that_it_held(
     with LeRobotWriter(root, spec=spec) as writer:
         for key, episode in wanted.items():
             writer.add(key, episode)
-        _assert_plain(root, len(wanted))
+        assert_plain(root, len(wanted))
         recording = LeRobotDataset(root)
         assert recording.spec == spec
         for got, want in zip(recording, wanted.values(), strict=True):
             _assert_equal(got, want)
         writer.finalize()
-    _assert_plain(root, len(wanted))
+    assert_plain(root, len(wanted))
     final_set = LeRobotDataset(root)
     assert final_set.spec == spec
     for got, want in zip(final_set, wanted.values(), strict=True):
@@ -234,7 +233,7 @@ def test_the_layout_follows_each_episode(tmp_path: Path) -> None:
     with LeRobotWriter(tmp_path, spec=FILMED) as writer:
         for count in range(1, 4):
             writer.add(f"{9 - count}", _episode(count, 3 + count, FILMED))
-            assert _assert_plain(tmp_path, count)[-1] == f"do {count % 3}"
+            assert assert_plain(tmp_path, count)[-1] == f"do {count % 3}"
     assert [len(e) for e in LeRobotDataset(tmp_path)] == [6, 5, 4]  # ours go by key
     shared = (tmp_path / "videos").rglob("*.mp4")
     assert all(path.stat().st_nlink == 2 for path in shared)  # no second copy of the pixels
@@ -245,7 +244,7 @@ def test_episodes_recorded_by_other_processes_join_at_the_next_add(tmp_path: Pat
         record(writer.incoming, "b", _episode(1), spec=SPEC)
         assert not (tmp_path / "meta").exists()
         writer.add("a", _episode(2))
-        assert sorted(_assert_plain(tmp_path, 2)) == ["do 1", "do 2"]
+        assert sorted(assert_plain(tmp_path, 2)) == ["do 1", "do 2"]
 
 
 def test_a_writer_that_is_not_live_shows_nothing_until_it_is_finalised(tmp_path: Path) -> None:
@@ -255,14 +254,14 @@ def test_a_writer_that_is_not_live_shows_nothing_until_it_is_finalised(tmp_path:
         other.add("b", _episode(1))
         assert not (tmp_path / "meta").exists()
         other.finalize()
-    _assert_plain(tmp_path, 2)
+    assert_plain(tmp_path, 2)
 
 
 def test_a_replaced_episode_is_replaced_in_the_layout(tmp_path: Path) -> None:
     with LeRobotWriter(tmp_path, spec=FILMED) as writer:
         for key, seed in (("a", 0), ("b", 1), ("a", 2)):
             writer.add(key, _episode(seed, 4 + seed, FILMED))
-        assert _assert_plain(tmp_path, 2) == ["do 2", "do 1"]
+        assert assert_plain(tmp_path, 2) == ["do 2", "do 1"]
     assert [len(episode) for episode in LeRobotDataset(tmp_path)] == [6, 5]
 
 
@@ -274,7 +273,7 @@ def test_the_first_annotation_gives_all_episodes_the_columns(tmp_path: Path) -> 
         writer.add("b", _episode(1, annotations=said))
     with LeRobotWriter(tmp_path, spec=SPEC) as writer:  # takes up the view as it was left
         writer.add("c", _episode(2))
-        _assert_plain(tmp_path, 3)
+        assert_plain(tmp_path, 3)
     for number in range(3):
         assert "language_events" in pq.read_schema(tmp_path / DATA.format(number)).names
 
@@ -357,18 +356,17 @@ def _drill(root: Path, kills: int, num_episodes: int) -> None:
             _kill_while_recording(root, num_episodes, rng.randint(0, 1), rng.random() / 9)
         )
         if reported:
-            if (root / "meta/info.json").exists():  # made anew when the first words are added
-                assert {str(number) for number in reported} <= set(_assert_plain(root))
+            assert {str(number) for number in reported} <= set(assert_plain(root))
             ours = {episode.instruction: episode for episode in LeRobotDataset(root)}
             for number in reported:
                 wanted = _episode(number, 4, FILMED)
                 np.testing.assert_array_equal(ours[f"{number}"].state, wanted.state)
                 assert set(ours[f"{number}"].images["top"].shape) == {4, 16, 3}
     reported |= set(_kill_while_recording(root, num_episodes, num_episodes, 0))
-    assert sorted(map(int, _assert_plain(root))) == list(range(num_episodes))
+    assert sorted(map(int, assert_plain(root))) == list(range(num_episodes))
     with LeRobotWriter(root, spec=FILMED) as writer:
         writer.finalize()
-    assert sorted(map(int, _assert_plain(root))) == list(range(num_episodes))
+    assert sorted(map(int, assert_plain(root))) == list(range(num_episodes))
 
 
 def test_every_finished_episode_survives_a_kill_in_lerobots_layout(tmp_path: Path) -> None:
@@ -397,86 +395,8 @@ def test_a_crash_between_any_two_renames_leaves_the_episodes_before(
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
             patch.setattr(Path, "replace", fail)
             writer.add("b", _episode(1, 5, FILMED))
-    assert _assert_plain(tmp_path)[0] == "do 0"
+    assert assert_plain(tmp_path)[0] == "do 0"
     with LeRobotWriter(tmp_path, spec=FILMED) as writer:
         writer.add("b", _episode(1, 5, FILMED))
-    assert _assert_plain(tmp_path, 2) == ["do 0", "do 1"]
+    assert assert_plain(tmp_path, 2) == ["do 0", "do 1"]
     assert not list(tmp_path.rglob(".tmp-*"))
-
-
-# The layout, read by nothing of ours
-
-
-def _assert_plain(root: Path, num_episodes: int | None = None) -> list[str]:
-    """Checks a folder against LeRobot's v3.0 layout with PyArrow and PyAV alone.
-
-    Returns the instruction of each episode.
-    """
-    info = json.loads((root / "meta/info.json").read_text())
-    assert info["codebase_version"] == "v3.0"
-    total = info["total_episodes"]
-    assert total == num_episodes or num_episodes is None
-    assert info["splits"] == {"train": f"0:{total}"}
-    features = info["features"]
-    cameras = [name for name, feature in features.items() if feature["dtype"] == "video"]
-    columns = [name for name in features if name not in cameras]
-    # LeRobot reads every file that these patterns find, as one table.
-    data = _one_table(sorted((root / "data").glob("*/*.parquet")))
-    rows = _one_table(sorted((root / "meta/episodes").glob("*/*.parquet"))).to_pylist()[:total]
-    assert set(data.column_names) == set(columns)
-    # What info.json does not count yet is of an episode that was not finished.
-    tasks = pq.read_table(root / "meta/tasks.parquet").to_pylist()[: info["total_tasks"]]
-    assert [task["task_index"] for task in tasks] == list(range(info["total_tasks"]))
-    stats = json.loads((root / "meta/stats.json").read_text())
-    assert set(stats) == {name for name in features if features[name]["dtype"] != "language"}
-    frames = 0
-    for number, row in enumerate(rows):
-        assert row["episode_index"] == number
-        assert (row["dataset_from_index"], row["length"]) == (frames, row["length"])
-        path = info["data_path"].format(
-            chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
-        )
-        table = pq.read_table(root / path)
-        table = table.filter(pa.compute.equal(table["episode_index"], number))
-        _assert_rows(table, row, frames, info["fps"])
-        assert tasks[table["task_index"][0].as_py()]["task"] == row["tasks"][0]
-        assert _numbers_of(data["index"])[frames : frames + row["length"]] == _numbers_of(
-            table["index"]
-        )
-        for camera in cameras:
-            _assert_video(root, info, row, camera)
-        frames += row["length"]
-    assert frames == info["total_frames"]
-    return [row["tasks"][0] for row in rows]
-
-
-def _one_table(paths: Sequence[Path]) -> Any:
-    return pa.concat_tables([pq.read_table(path) for path in paths])
-
-
-def _numbers_of(column: Any) -> list[Any]:
-    return list(column.to_pylist())
-
-
-def _assert_rows(table: Any, row: dict[str, Any], first: int, fps: float) -> None:
-    length = row["length"]
-    assert len(table) == length
-    assert row["dataset_to_index"] == first + length
-    assert _numbers_of(table["frame_index"]) == list(range(length))
-    assert _numbers_of(table["index"]) == list(range(first, first + length))
-    np.testing.assert_allclose(table["timestamp"].to_numpy(), np.arange(length) / fps, atol=1e-4)
-
-
-def _assert_video(root: Path, info: dict[str, Any], row: dict[str, Any], camera: str) -> None:
-    prefix = f"videos/{camera}"
-    path = info["video_path"].format(
-        video_key=camera,
-        chunk_index=row[f"{prefix}/chunk_index"],
-        file_index=row[f"{prefix}/file_index"],
-    )
-    start, stop = row[f"{prefix}/from_timestamp"], row[f"{prefix}/to_timestamp"]
-    assert stop - start == pytest.approx(row["length"] / info["fps"])
-    with av.open(str(root / path)) as container:
-        shown = [frame.time for frame in container.decode(video=0)]
-    inside = [shown_at for shown_at in shown if start - 1e-3 < shown_at < stop - 1e-3]
-    assert len(inside) == row["length"]

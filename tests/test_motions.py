@@ -24,7 +24,7 @@ from embodied_envs.motions import (
 )
 from embodied_envs.motions_scene import KEPT, Motion, MotionExpert, MotionScene
 from embodied_envs.simulated_env import SimulatedEnv
-from tests.conftest import compose_config
+from tests.conftest import MOTIONS, compose_config
 
 SPLITS: tuple[Split, ...] = ("seen", "held_out", "crossed", "crossed_held_out")
 TWINS = (
@@ -254,26 +254,9 @@ def test_a_recipe_runs_from_demonstrations_to_results_named_by_what_was_told(
 
     small = (
         "experiment=rt_trajectory",
+        *MOTIONS,
         f"data_dir={tmp_path}/data",
-        "device=cpu",
-        "shards=1",
-        "task.collect.episodes_per_task=1",
-        "+task.collect.workers=1",
-        "+task.collect.progress=false",
-        "policy.dim=16",
-        "policy.head.num_layers=1",
-        "policy.head.num_heads=2",
         "policy.encoder.parts.image.channels=[8]",
-        "train.steps=2",
-        "train.batch_size=4",
-        "protocol.goals_per_task=1",
-        "protocol.max_steps=4",
-        "probes.held_out.goals_per_task=1",
-        "probes.held_out.max_steps=4",
-        "env.num_envs=4",
-        "env.workers=0",
-        "eval.inference_batch=4",
-        "video.per_task=0",
     )
     run = tmp_path / "run"
     embodied.train(compose_config(*small, f"run_dir={run}"))

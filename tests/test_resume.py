@@ -17,6 +17,7 @@ import torch
 import embodied
 from embodied import checkpoint
 from embodied.algorithms.bc import BC
+from embodied.checkpoint_files import load
 from embodied.locks import RunLock, RunLocked
 from embodied.trainer import Diverged, Interrupted
 from scripts.drill import differences, drill
@@ -183,7 +184,7 @@ def test_the_global_generators_are_restored(compose: Compose, interrupted: Path)
     assert found is not None
     torch.manual_seed(123)
     embodied.train(compose(interrupted, "train.keep=9"))
-    after = checkpoint.load(checkpoint.step_path(interrupted / "checkpoints", 4))
+    after = load(checkpoint.step_path(interrupted / "checkpoints", 4))
     assert torch.equal(found.tensors["random"]["torch"], after.tensors["random"]["torch"])
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from embodied.checkpoint import CheckpointError, ConfigMismatch, load, save
+from embodied.checkpoint import ConfigMismatch, save
+from embodied.checkpoint_files import CheckpointError, load
 from embodied.resume import (
     check_resumable,
     check_tensors,

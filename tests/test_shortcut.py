@@ -11,6 +11,7 @@ from torch import Tensor
 from embodied.heads.shortcut import ShortcutHead
 from embodied.noise import BatchNoise
 from embodied.testing import check_head
+from tests.lessons import teach_two
 
 
 def make_head(seed: int = 0, **kwargs: Any) -> ShortcutHead:
@@ -110,13 +111,7 @@ def test_sampling_asks_for_jumps_as_long_as_its_steps(monkeypatch: pytest.Monkey
 @pytest.mark.slow
 def test_one_step_of_a_trained_head_keeps_both_modes() -> None:
     head = make_head(pred_horizon=1, action_dim=1, max_steps=4, consistency=0.5)
-    optimizer = torch.optim.Adam(head.parameters(), lr=5e-3)
-    source, context, action = noise(), torch.zeros(64, 2, 16), torch.full((64, 1, 1), 0.6)
-    action[32:] *= -1
-    for _ in range(900):
-        optimizer.zero_grad()
-        head.loss(context, action, noise=source).mean().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    teach_two(head, 1, steps=900)
     found = head.requires_grad_(False).sample(torch.zeros(400, 2, 16), noise=noise(9)).flatten()
     # One step of the flow would end at the mean, 0.
     assert float(((found.abs() - 0.6).abs() < 0.3).float().mean()) > 0.6

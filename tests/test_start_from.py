@@ -11,7 +11,7 @@ import torch
 
 import embodied
 from embodied import checkpoint
-from embodied.checkpoint import CheckpointError
+from embodied.checkpoint_files import CheckpointError
 
 Compose = Callable[..., dict[str, Any]]
 

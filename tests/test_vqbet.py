@@ -18,6 +18,7 @@ from embodied.noise import BatchNoise
 from embodied.policies.chunk import ChunkPolicy
 from embodied.structs import Condition, Observation, Spec
 from embodied.testing import check_head
+from tests.lessons import teach
 
 
 def make_head(seed: int = 0, **kwargs: Any) -> VQBeTHead:
@@ -204,16 +205,11 @@ def test_the_loss_weighs_codes_and_offsets() -> None:
 
 @pytest.mark.parametrize("fitted", [True, False])
 def test_two_modes_are_kept_apart(fitted: bool) -> None:
-    head, draws = make_head(num_codes=4), noise()
+    head = make_head(num_codes=4)
     action = torch.tensor([-0.6, 0.6]).repeat(32)[:, None, None].expand(-1, 4, 2)
     if fitted:
         head.fit(action)
-    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
-    for _ in range(150):
-        optimizer.zero_grad()
-        loss = head.loss(torch.zeros(64, 2, 16), action, noise=draws).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    teach(head, torch.zeros(64, 2, 16), action, steps=150, learning_rate=1e-2)
     found = head.sample(torch.zeros(400, 2, 16), noise=noise(9)).detach()
     near = (found.abs() - 0.6).abs().amax((1, 2)) < 0.1
     assert float(near.float().mean()) > 0.95

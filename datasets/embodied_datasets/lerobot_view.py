@@ -2,7 +2,8 @@
 
 It follows the episodes in `incoming/`, which stay what counts until the set is finalised: videos
 are linked, not copied, and whatever an interruption leaves half done is made anew. Of each
-episode, `info.json` is replaced last; files beyond what it counts are not part of the set.
+episode, `info.json` is replaced last; files beyond what it counts are not part of the set. What
+concerns all episodes is written beside the layout that stands, and takes its place at once.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from embodied_datasets import lerobot_rows, lerobot_stats
 from embodied_datasets import lerobot_schema as schema
 from embodied_datasets.files import read_json, write_atomically, write_json
 from embodied_datasets.lerobot_rows import AllStats, Recorded, Row, Sheet
-
-FOLDERS = ("data", "videos", "meta")
+from embodied_datasets.lerobot_swap import FOLDERS, UNFINISHED, replace_layout
 
 
 class View:
@@ -36,10 +36,6 @@ class View:
         self._root = root
         self._spec = spec
         self._robot_type = robot_type
-        self._rows: list[Row] = []
-        self._tasks: list[str] = []
-        self._language = False
-        self._stats: AllStats = {}
         if (root / schema.INFO_PATH).exists():
             self._load()
         else:
@@ -54,24 +50,47 @@ class View:
         """Adds what is recorded and not yet here."""
         known = self.keys
         episodes = [Recorded.read(p) for p in schema.recorded(incoming) if p.stem not in known]
-        if any(episode.facts["annotations"] for episode in episodes) and not self._language:
-            if self._rows:  # all files have the same columns, so that the others need them too
-                self.retract()
-                episodes = [Recorded.read(path) for path in schema.recorded(incoming)]
-            self._language = True
+        language = any(episode.facts["annotations"] for episode in episodes)
+        # All files have the same columns, so that the episodes before need those of language too.
+        if self._outdated or (self._rows and language and not self._language):
+            self._renew(incoming)
+            return
+        self._language |= language
         for episode in episodes:
             self._add(episode)
+
+    def outdate(self) -> None:
+        """Notes that one of its episodes is about to be replaced, so that `update` makes all
+        anew, be it after a crash; until then the episode stays as it was."""
+        path = self._root / schema.INFO_PATH
+        write_json(path, read_json(path) | {"outdated": True})
+        self._outdated = True
 
     def retract(self) -> None:
         """Takes everything away, `meta/info.json` first."""
         (self._root / schema.INFO_PATH).unlink(missing_ok=True)
         for name in reversed(FOLDERS):
             shutil.rmtree(self._root / name, ignore_errors=True)
-        self._rows, self._tasks, self._language, self._stats = [], [], False, {}
+        self._forget()
+
+    def _renew(self, incoming: Path) -> None:
+        folder = self._root / UNFINISHED
+        shutil.rmtree(folder, ignore_errors=True)
+        View(folder, self._spec, self._robot_type).update(incoming)
+        replace_layout(self._root, folder)
+        self._load()
+
+    def _forget(self) -> None:
+        self._rows: list[Row] = []
+        self._tasks: list[str] = []
+        self._language = self._outdated = False
+        self._stats: AllStats = {}
 
     def _load(self) -> None:
+        self._forget()
         info = read_json(self._root / schema.INFO_PATH)
         self._language = schema.PERSISTENT in info["features"]
+        self._outdated = info.get("outdated", False)
         for number in range(info["total_episodes"]):
             path = self._root / schema.EPISODES_PATH.format(**lerobot_rows.place(number))
             self._count(pq.read_table(path).to_pylist()[0])

@@ -2,8 +2,8 @@
 
 Episodes lie in `incoming/`, one file each (see `lerobot_record`). `add` puts each into LeRobot's
 layout as well (see `lerobot_view`), while processes that record in parallel only leave theirs
-there. `finalize` compacts all of them, ordered by key, in a staging folder, which moves into place
-with `meta/` last.
+there. `finalize` compacts all of them, ordered by key, in a staging folder, which takes the place
+of that layout (see `lerobot_swap`).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import pyarrow.parquet as pq
 
 from embodied.structs import Episode, Spec
 from embodied_datasets import lerobot_schema as schema
-from embodied_datasets.files import read_json, sync, write_json
+from embodied_datasets.files import read_json, write_json
 from embodied_datasets.lerobot_compact import check_alike, compact
 from embodied_datasets.lerobot_incoming import read_facts
 from embodied_datasets.lerobot_record import columns_of, record
-from embodied_datasets.lerobot_view import FOLDERS, View
+from embodied_datasets.lerobot_swap import FOLDERS, UNFINISHED, replace_layout, settle
+from embodied_datasets.lerobot_view import View
 
 __all__ = ["LeRobotWriter", "record"]
 
 _LOCK = ".lock"
-_UNFINISHED = ".staging-unfinished"
 _STAGING = ".staging"
 
 
@@ -96,29 +96,29 @@ class LeRobotWriter:
         """Writes a finished episode; on return it is on disk for good, and, if `live`, what is
         recorded so far is a data set that LeRobot reads.
 
-        An old key is replaced, for which LeRobot's layout is taken away and made anew, as it is
-        for the first episode with annotations; killed then, it is made when the folder is opened
-        again, and `LeRobotDataset` reads the episodes all the while. Raises DataError if the set is
-        finalised, or if the episode does not fit the spec or those before.
+        An old key is replaced. For that, and for the first episode with annotations, LeRobot's
+        layout is made anew beside the one that stands, and takes its place in one step (see
+        `lerobot_swap.replace_layout` for file systems that have no such step). Raises DataError if
+        the set is finalised, or if the episode does not fit the spec or those before.
         """
-        if self.is_final:
+        if self.is_final or self._staging.exists():  # which has no place for another
             message = f"{self.root} is finalised"
             remedy = f"record {key!r} into another folder"
             schema.fail("E_DATA_EPISODE", None, message, remedy)
         self._check_alike(key, episode)
         if self._live and key in self._view.keys:
-            self._view.retract()
+            self._view.outdate()
         record(self.incoming, key, episode, spec=self.spec)
         if self._live:
             self._view.update(self.incoming)
 
     def finalize(self) -> None:
         """Turns all episodes into LeRobot's layout, sorted by key; nothing is left to do twice."""
-        if self.is_final:
-            return
-        shutil.rmtree(self.root / _UNFINISHED, ignore_errors=True)
-        compact(self.incoming, self.root / _UNFINISHED, self.spec, self._recording["robot_type"])
-        (self.root / _UNFINISHED).rename(self.root / _STAGING)
+        if not self.is_final and not self._staging.exists():
+            unfinished = self.root / UNFINISHED
+            shutil.rmtree(unfinished, ignore_errors=True)
+            compact(self.incoming, unfinished, self.spec, self._recording["robot_type"])
+            unfinished.rename(self._staging)
         _recover(self.root)
 
     def close(self) -> None:
@@ -143,6 +143,11 @@ class LeRobotWriter:
             columns, extras = columns_of(episode)
             facts = {"columns": columns, "extras": json.loads(json.dumps(extras))}
             check_alike(f"episode {key!r} and {other.stem!r}", facts, read_facts(other)[0])
+
+    @property
+    def _staging(self) -> Path:
+        """What `finalize` has made, until it lies where it belongs."""
+        return self.root / _STAGING
 
     @cached_property
     def _view(self) -> View:
@@ -188,18 +193,12 @@ def _lock(root: Path) -> IO[str]:
 def _recover(root: Path) -> None:
     """Completes or forgets what an earlier writer could not finish."""
     staging, incoming = root / _STAGING, root / schema.INCOMING
-    if not staging.exists():
-        _refuse_foreign(root)
+    settle(root)
+    if staging.exists():
+        replace_layout(root, staging)
     else:
-        if (staging / "meta").exists():  # what stands there is the recorder's view
-            shutil.rmtree(root / "meta", ignore_errors=True)
-        for name in FOLDERS:  # meta last: it is what makes the set final
-            if (staging / name).exists():
-                shutil.rmtree(root / name, ignore_errors=True)
-                (staging / name).rename(root / name)
-                sync(root)
-        staging.rmdir()
-    shutil.rmtree(root / _UNFINISHED, ignore_errors=True)
+        _refuse_foreign(root)
+    shutil.rmtree(root / UNFINISHED, ignore_errors=True)
     if schema.is_final(root):
         shutil.rmtree(incoming, ignore_errors=True)
     for folder in (incoming, *(root / name for name in FOLDERS)):

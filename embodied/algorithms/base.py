@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +29,16 @@ class Algorithm(ABC):
     @abstractmethod
     def inference_state(self) -> dict[str, Tensor]:
         """The policy's state dict as it should be evaluated (averaged weights), unsharded."""
+
+    @contextmanager
+    def inference(self) -> Iterator[Policy]:
+        """The policy as it should be evaluated, inside the block."""
+        kept = {name: x.clone() for name, x in self.policy.state_dict().items()}
+        self.policy.load_state_dict(self.inference_state())
+        try:
+            yield self.policy.eval()
+        finally:
+            self.policy.load_state_dict(kept)
 
     @abstractmethod
     def state_dict(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

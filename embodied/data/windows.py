@@ -14,12 +14,13 @@ from torch import Tensor
 
 from embodied.data.asked import Asked, Notes, Told
 from embodied.data.cache import Recording, record
-from embodied.data.pieces import Column, take
+from embodied.data.pieces import Column
 from embodied.data.runs import Spans
+from embodied.data.sampling import any_frame, by_weight, keep_shares
+from embodied.data.table import Table
 from embodied.data.words import Words
 from embodied.structs import Batch, Condition, Episodes, Observation
 
-_GOLDEN = (5**0.5 - 1) / 2
 _NUMBER = 4  # column of a frame's facts that has the number of its episode
 
 
@@ -53,7 +54,7 @@ class Windows:
     ) -> None:
         if len(lengths) != len(instructions):
             raise ValueError(f"{len(lengths)} episodes but {len(instructions)} instructions")
-        self.columns = dict(columns)
+        self._table = Table(columns)
         self.weights, self.sources = weights, sources
         self.notes = tuple(notes) or ((),) * len(lengths)
         self.scenes = tuple(scenes) or tuple(map(str, range(len(lengths))))
@@ -76,10 +77,13 @@ class Windows:
         self._facts = facts.repeat_interleave(lengths, dim=0)
         self.first, self.last, self.text_index, self.source_index = self._facts.unbind(1)[:4]
         self._spans = Spans(self.starts, lengths)
-        self._runs: dict[tuple[str, int], Tensor] = {}
 
     def __len__(self) -> int:
         return int(self.lengths.sum())
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        return self._table.columns
 
     @property
     def nbytes(self) -> int:
@@ -150,16 +154,10 @@ class Windows:
         found.episode_text = self.episode_text[chosen]
         found.episode_source = self.episode_source[chosen]
         if self.weights is not None:
-            found.weights = self._keep_shares(chosen, self.weights)
+            found.weights = keep_shares(
+                self.weights, self.episode_source, len(self.sources), chosen
+            )
         return found
-
-    def _keep_shares(self, chosen: Tensor, weights: Tensor) -> Tensor:
-        """The weights of the chosen episodes, scaled so that each data set keeps its share."""
-        zeros = torch.zeros(len(self.sources), dtype=torch.float64)
-        before = zeros.index_add(0, self.episode_source, weights)
-        source = self.episode_source[chosen]
-        after = zeros.index_add(0, source, weights[chosen])
-        return weights[chosen] * (before / after)[source]
 
     def read(self, episodes: Tensor, weights: Tensor) -> Self:
         """These episodes copied into memory, as windows of their own with the given weights."""
@@ -167,7 +165,7 @@ class Windows:
         found.episode_text = self.episode_text[episodes]
         starts, lengths = self.starts[episodes].tolist(), self.lengths[episodes].tolist()
         rows = [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
-        found.columns = {n: torch.cat([x[each] for each in rows]) for n, x in self.columns.items()}
+        found._table = self._table.read(rows)
         found.weights = weights
         if self.asked is not None:
             frames = torch.cat([torch.arange(each.start, each.stop) for each in rows])
@@ -178,18 +176,16 @@ class Windows:
     def to(self, device: torch.device) -> Self:
         """The same windows with the data on a device, so that gathers run there."""
         found = copy.copy(self)
-        found.columns = {name: x.to(device) for name, x in self.columns.items()}
+        found._table = self._table.to(device)
         return found
 
     def laid_out(self, *, obs_horizon: int, pred_horizon: int) -> Self:
         """The same windows with states and actions stored a second time, in the way that windows
         of these horizons are copied fastest."""
         found = copy.copy(self)
-        state, action = self.columns["state"], self.columns["action"]
-        found._runs = {
-            ("state", obs_horizon): self._spans.lay_out(state, before=obs_horizon - 1),
-            ("action", pred_horizon): self._spans.lay_out(action, after=pred_horizon - 1),
-        }
+        found._table = self._table.laid_out(
+            self._spans, obs_horizon=obs_horizon, pred_horizon=pred_horizon
+        )
         return found
 
     def at(self, position: int) -> Self:
@@ -217,7 +213,8 @@ class Windows:
         if self.weights is None:
             episode = torch.randint(len(self.lengths), (size,), generator=generator)
         else:
-            episode = self._draw_weighted(self.weights, size, generator)
+            source, count = self.episode_source, len(self.sources)
+            episode = by_weight(self.weights, source, count, size, generator)
         if self.asked is not None and self.asked.told.same_scene:
             numbers = self._facts[self.starts, _NUMBER]
             episode = self.asked.paired(episode, numbers, generator)
@@ -226,32 +223,16 @@ class Windows:
         lengths = self.lengths.index_select(0, episode)
         return self.starts.index_select(0, episode) + place.mul_(lengths).long()
 
-    def _draw_weighted(self, weights: Tensor, size: int, generator: torch.Generator) -> Tensor:
-        start = torch.rand(1, generator=generator, dtype=torch.float64)
-        place = torch.rand(size, generator=generator, dtype=torch.float64)
-        shares = torch.zeros(len(self.sources), dtype=torch.float64)
-        ends = shares.index_add(0, self.episode_source, weights).cumsum(0)
-        # The golden ratio's multiples fill the circle more evenly than any others.
-        turn = ((start + _GOLDEN * torch.arange(size)) % 1) * ends[-1]
-        source = torch.searchsorted(ends, turn, right=True).clamp(max=len(ends) - 1)
-        low = torch.cat([ends.new_zeros(1), ends])[source]
-        aim = low + place * (ends[source] - low)
-        episode = torch.searchsorted(weights.cumsum(0), aim, right=True)
-        return episode.clamp(max=len(weights) - 1)
-
     def any_frame(self, index: Tensor, place: Tensor) -> Tensor:
         """Frames of the data sets that the frames `index` (B,) are of, all equally likely.
 
         Args:
             place: (B,) in [0, 1).
         """
-        ends = self.lengths.cumsum(0)
-        counts = torch.zeros(len(self.sources), dtype=torch.int64)
-        counts = counts.index_add(0, self.episode_source, self.lengths)
-        source = self.source_index[index]
-        rank = (counts.cumsum(0) - counts)[source] + (place * counts[source]).long()
-        episode = torch.searchsorted(ends, rank, right=True)
-        return self.starts[episode] + rank - (ends - self.lengths)[episode]
+        among = self.source_index[index]
+        count = len(self.sources)
+        episode, step = any_frame(self.lengths, self.episode_source, count, among, place)
+        return self.starts[episode] + step
 
     def gather(
         self,
@@ -279,6 +260,7 @@ class Windows:
             goal: (B,) frames to reach; None asks for no goal.
             goal_parts: of "state" and "images", what is seen of them.
         """
+        table = self._table
         first, last, text, source, number = self._facts.index_select(0, index).unbind(1)
         ahead = index[:, None] + _steps(0, pred_horizon)
         past = torch.maximum(index[:, None] + _steps(1 - obs_horizon, 1), first[:, None])
@@ -289,65 +271,31 @@ class Windows:
             condition, phrase = self.asked.put_on(condition, index, last, number)
             meaning = self.words.meaning(text)
             if self.asked.told.start:
-                start = self._frame(first, ("state", "images"))
+                start = table.frame(first, ("state", "images"))
                 condition = dataclasses.replace(condition, start=start)
-        images = self._images(past[:, -(image_horizon or obs_horizon) :])
+        images = table.images(past[:, -(image_horizon or obs_horizon) :])
         return Batch(
             observation=Observation(
-                self._numbers("state", past, index, number),
+                table.window("state", past, index, number),
                 images,
-                *(self._history(index, past, first) if past_actions else ()),
+                *(table.history(index, past, first) if past_actions else ()),
             ),
             condition=condition,
-            action=self._numbers("action", torch.minimum(ahead, last[:, None]), index, number),
-            mask=(ahead <= last[:, None]).to(self._device, non_blocking=True),
+            action=table.window("action", torch.minimum(ahead, last[:, None]), index, number),
+            mask=table.bring(ahead <= last[:, None]),
             source=self._named(source),
             phrase=phrase,
             meaning=meaning,
         )
 
-    @property
-    def _device(self) -> torch.device:
-        return self.columns["state"].device
-
-    def _numbers(self, name: str, frames: Tensor, index: Tensor, number: Tensor) -> Tensor:
-        """Rows `frames` (B, W) of a column, which are the window at `index` of episode `number`."""
-        size = frames.shape[1]
-        run = self._runs.get((name, size))
-        if run is None:
-            return take(self.columns[name], frames.to(self._device, non_blocking=True))
-        rows = (index + number * (size - 1)).to(self._device, non_blocking=True)
-        return run.index_select(0, rows).view(len(rows), size, -1)
-
-    def _history(self, index: Tensor, past: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """What was done between the observations `past` (B, T), and how many there are."""
-        done = take(self.columns["action"], past[:, :-1].to(self._device, non_blocking=True))
-        steps = (index - first + 1).clamp(max=past.shape[1]).to(self._device, non_blocking=True)
-        horizon = torch.arange(past.shape[1] - 1, 0, -1, device=self._device)
-        return done * (horizon < steps[:, None])[..., None], steps
-
-    def _images(self, frames: Tensor) -> dict[str, Tensor]:
-        names = [name for name in self.columns if name.startswith("images.")]
-        if not names:
-            return {}
-        frames = frames.to(self._device, non_blocking=True)
-        return {name.removeprefix("images."): take(self.columns[name], frames) for name in names}
-
     def _with_goal(self, condition: Condition, goal: Tensor, parts: Collection[str]) -> Condition:
-        seen = self._frame(goal, parts)
+        seen = self._table.frame(goal, parts)
         given = {"goal_state": "state" in parts, "goal_image": bool(seen.images)}
         present = {
-            name: torch.full((len(goal),), here, device=self._device)
+            name: torch.full((len(goal),), here, device=self._table.device)
             for name, here in given.items()
         }
         return dataclasses.replace(condition, goal=seen, present={**condition.present, **present})
-
-    def _frame(self, index: Tensor, parts: Collection[str]) -> Observation:
-        """What is seen at the frames `index` (B,), with T = 1."""
-        frames = index[:, None]
-        state = take(self.columns["state"], frames.to(self._device, non_blocking=True))
-        state = state if "state" in parts else state[..., :0]
-        return Observation(state, self._images(frames) if "images" in parts else {})
 
     def labelled(self, index: Tensor) -> Tensor:
         """(B,) bool, whether the instruction of the frames `index` (B,) is known."""

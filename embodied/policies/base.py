@@ -38,6 +38,10 @@ class Policy(nn.Module, ABC):
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         """Action chunks (B, H, A), environment units, within the spec's bounds."""
 
+    def explore(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
+        """As `act`, while it learns from what it does; most policies draw their actions anyway."""
+        return self.act(observation, condition, noise=noise)
+
     @abstractmethod
     def fit_normalizers(
         self,

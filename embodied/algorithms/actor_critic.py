@@ -1,0 +1,232 @@
+"""What learners from rewards share: critics, their targets, and one optimiser step for all.
+
+All losses of a step are computed with the parameters before it, and one backward pass and one fused
+optimiser step serve them together; where a published code updates parts in turn, a part sees the
+others a step earlier here.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embodied.algorithms.base import Algorithm
+from embodied.algorithms.bc import warmup_cosine
+from embodied.algorithms.trade_off import Family, Fixed, TradeOff
+from embodied.distributed import World
+from embodied.networks.ensemble import EnsembleMLP
+from embodied.noise import BatchNoise, Noise, seeded
+from embodied.policies.actor import ActorPolicy
+from embodied.structs import Batch, Metrics
+
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A batch as learners see it.
+
+    Attributes:
+        s, next_s: (B, F) features.
+        a: (B, A) in [-1, 1].
+        r, discount, return_to_go: (B,), as of `Batch`.
+    """
+
+    s: Tensor
+    a: Tensor
+    r: Tensor
+    discount: Tensor
+    next_s: Tensor
+    return_to_go: Tensor
+
+    @classmethod
+    def of(cls, policy: ActorPolicy, batch: Batch) -> Transition:
+        """Raises ValueError for a batch without rewards."""
+        if batch.reward is None or batch.discount is None or batch.next_observation is None:
+            raise ValueError(
+                "this algorithm learns from rewards, and the batch has none: choose "
+                "source=rewards, source=online or source=offline_to_online"
+            )
+        unknown = torch.full_like(batch.reward, -torch.inf)
+        return cls(
+            s=policy.features(batch.observation),
+            a=policy.unit(batch.action[:, 0]),
+            r=batch.reward,
+            discount=batch.discount,
+            next_s=policy.features(batch.next_observation),
+            return_to_go=unknown if batch.return_to_go is None else batch.return_to_go,
+        )
+
+
+class ActorCritic(Algorithm):
+    """Learns an `ActorPolicy` and an ensemble of critics Q(s, a) with slowly moving targets.
+
+    Args:
+        steps: of the whole run.
+        offline_steps: how many of them come before the policy acts; None if it never does.
+        num_critics, critic_hidden, critic_layer_norm, orthogonal: of the ensemble.
+        learning_rate: of critics and all else; `actor_learning_rate` is the policy's, if another.
+        polyak: how far targets move towards the critics at each step.
+        actor_every: steps between two of the policy.
+        coefficient: between improving the policy and staying near the data; see each learner. A
+            family of policies (`policy.coefficient_range`) chooses it for each state instead.
+        balance_entropy: of a family; see `Family`.
+        seed: of the noise in the losses; that of step s depends on (seed, s) alone.
+    """
+
+    policy: ActorPolicy
+
+    def __init__(
+        self,
+        policy: ActorPolicy,
+        *,
+        world: World,
+        steps: int,
+        offline_steps: int | None = None,
+        num_critics: int = 2,
+        critic_hidden: Sequence[int] = (256, 256),
+        critic_layer_norm: bool = False,
+        orthogonal: bool = False,
+        learning_rate: float = 3e-4,
+        actor_learning_rate: float | None = None,
+        actor_cosine: bool = False,
+        polyak: float = 0.005,
+        actor_every: int = 1,
+        coefficient: float = 1.0,
+        balance_entropy: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(policy, ActorPolicy):
+            raise TypeError(
+                f"{type(self).__name__} trains an ActorPolicy (policy=actor), got "
+                f"{type(policy).__name__}"
+            )
+        self.policy, self.world = policy, world
+        self.offline_steps = steps if offline_steps is None else offline_steps
+        self.polyak, self.actor_every, self.seed = polyak, actor_every, seed
+        self.actor_cosine = actor_cosine
+        self.trade_off: TradeOff = (
+            Fixed(coefficient) if policy.balance is None else Family(entropy=balance_entropy)
+        )
+        width = policy.feature_dim + policy.spec.action_dim
+        self.critic = EnsembleMLP(
+            num_critics,
+            width,
+            critic_hidden,
+            1,
+            layer_norm=critic_layer_norm,
+            orthogonal=orthogonal,
+        )
+        self.target = copy.deepcopy(self.critic).requires_grad_(False)
+        self.parts = nn.ModuleDict(
+            {
+                "critic": self.critic,
+                "target": self.target,
+                "trade_off": self.trade_off,
+                **self.more_parts(critic_hidden, orthogonal),
+            }
+        ).to(world.device)
+        self.optimizer = self._make_optimizer(learning_rate, actor_learning_rate)
+
+    # What a learner adds
+
+    @abstractmethod
+    def losses(self, t: Transition, step: int, noise: Noise) -> tuple[Losses, Metrics]:
+        """Each loss by name, a mean over the rows, and detached metrics."""
+
+    def more_parts(self, hidden: Sequence[int], orthogonal: bool) -> dict[str, nn.Module]:
+        """Further modules by name, trained with the rest."""
+        return {}
+
+    # What learners use
+
+    def is_online(self, step: int) -> bool:
+        """Whether the policy acts by now."""
+        return step >= self.offline_steps
+
+    def acts_now(self, step: int) -> bool:
+        """Whether the policy learns in this step."""
+        return (step + 1) % self.actor_every == 0
+
+    def q(self, critic: nn.Module, s: Tensor, a: Tensor) -> Tensor:
+        """Values (E, B) of all members."""
+        found: Tensor = critic(torch.cat([s, a], -1))[..., 0]
+        return found
+
+    def target_q(self, s: Tensor, a: Tensor) -> Tensor:
+        """The least value (B,) that any target gives."""
+        return self.q(self.target, s, a).amin(0)
+
+    def critic_loss(self, t: Transition, target: Tensor) -> Tensor:
+        """The squared error of each member against targets (B,), summed over members."""
+        return (self.q(self.critic, t.s, t.a) - target).square().mean(1).sum()
+
+    # One step
+
+    def update(self, batch: Batch, step: int) -> Metrics:
+        self._set_learning_rate(step)
+        self.policy.train()
+        noise = BatchNoise(seeded(self.seed, step, self.world.device))
+        losses, metrics = self.losses(Transition.of(self.policy, batch), step, noise)
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.move_targets(step)
+        return {**{f"{name}_loss": x.detach() for name, x in losses.items()}, **metrics}
+
+    def move_targets(self, step: int) -> None:
+        """Lets the targets follow, after each step."""
+        follow(self.target, self.critic, self.polyak)
+
+    def _make_optimizer(self, rate: float, actor_rate: float | None) -> torch.optim.Adam:
+        others = [p for p in self.parts.parameters() if p.requires_grad]
+        groups = [
+            {"params": list(self.policy.parameters()), "lr": actor_rate or rate},
+            {"params": others, "lr": rate},
+        ]
+        self._rates = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
+        return torch.optim.Adam(groups, fused=True)
+
+    def _set_learning_rate(self, step: int) -> None:
+        if self.actor_cosine:
+            factor = warmup_cosine(step, warmup=0, total=self.offline_steps)
+            self.optimizer.param_groups[0]["lr"] = self._rates[0] * factor
+
+    # What a checkpoint holds
+
+    def inference_state(self) -> dict[str, Tensor]:
+        return {name: x.detach().cpu().clone() for name, x in self.policy.state_dict().items()}
+
+    def state_dict(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        moments = {
+            f"{number}.{name}": x
+            for number, state in self.optimizer.state_dict()["state"].items()
+            for name, x in state.items()
+        }
+        parts = {name: x.detach() for name, x in self.parts.state_dict().items()}
+        return {"parts": parts, "optimizer": moments}, {}
+
+    def load_state_dict(
+        self, tensors: dict[str, dict[str, Tensor]], document: dict[str, Any]
+    ) -> None:
+        self.policy.load_state_dict(tensors["policy"])
+        self.parts.load_state_dict(tensors["parts"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, x in tensors["optimizer"].items():
+            number, name = key.split(".")
+            state.setdefault(int(number), {})[name] = x
+        now = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({"state": state, "param_groups": now["param_groups"]})
+
+
+@torch.no_grad()
+def follow(target: nn.Module, module: nn.Module, polyak: float) -> None:
+    """Moves a module's parameters by a share `polyak` of the way to another's."""
+    theirs = [p.detach() for p in module.parameters()]
+    torch._foreach_lerp_(list(target.parameters()), theirs, polyak)

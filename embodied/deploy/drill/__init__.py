@@ -1,0 +1,1 @@
+"""Drills of a robot's controller in simulation: every fault that it must survive, on purpose."""

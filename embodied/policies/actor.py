@@ -1,0 +1,171 @@
+"""A perceptron that acts on what it senses now: the policy of reinforcement learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from embodied.networks.balance import EMBEDDING_DIM, BalanceModel, embed_coefficient
+from embodied.networks.ensemble import EnsembleMLP
+from embodied.networks.gaussians import normal_log_prob, safe_atanh, tanh_log_slope
+from embodied.noise import Noise
+from embodied.normalize import ZScore
+from embodied.policies.base import Policy
+from embodied.structs import Batch, Condition, Metrics, Observation, Spec
+
+KINDS = ("gaussian", "squashed", "deterministic")
+
+
+class ActorPolicy(Policy):
+    """a ~ pi(. | s), one action at a time, for tasks whose state says all.
+
+    Learners see actions normalised to [-1, 1], in which the spec's bounds lie.
+
+    Args:
+        kind: "gaussian" has its mean in (-1, 1) by tanh and one standard deviation for all states,
+            as in IQL (Kostrikov et al. 2021, arXiv:2110.06169); "squashed" is tanh of a Gaussian
+            that depends on the state, as in SAC (Haarnoja et al. 2018, arXiv:1801.01290, Appendix
+            C); "deterministic" is tanh of the network, as in TD3+BC (arXiv:2106.06860).
+        hidden: widths of the hidden layers.
+        log_std_range: what logarithms of standard deviations are clipped to.
+        normalize: whether states are z-scored with the data's statistics; a policy that begins
+            without data takes them as they are.
+        coefficient_range: of a family of policies (see `networks.balance`), the range of the
+            number that steers it. It acts by the number that its balance model chooses.
+    """
+
+    action_mean: Tensor
+    action_scale: Tensor
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        kind: str = "squashed",
+        hidden: Sequence[int] = (256, 256),
+        log_std_range: tuple[float, float] = (-5.0, 2.0),
+        layer_norm: bool = False,
+        orthogonal: bool = False,
+        normalize: bool = True,
+        coefficient_range: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise ValueError(f"policy.kind must be one of {KINDS}, got {kind!r}")
+        self.spec, self.obs_horizon, self.pred_horizon = spec, 1, 1
+        self.kind, self.normalize = kind, normalize
+        self.log_std_range = (log_std_range[0], log_std_range[1])
+        self.normalizer = ZScore(spec.state_dim)
+        low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+        self.register_buffer("action_mean", (low + high) / 2, persistent=False)
+        self.register_buffer("action_scale", (high - low) / 2, persistent=False)
+
+        def perceptron(in_dim: int, out_dim: int) -> EnsembleMLP:
+            return EnsembleMLP(
+                1, in_dim, hidden, out_dim, layer_norm=layer_norm, orthogonal=orthogonal
+            )
+
+        steered = EMBEDDING_DIM if coefficient_range else 0
+        outputs = spec.action_dim * (2 if kind == "squashed" else 1)
+        self.actor = perceptron(spec.state_dim + steered, outputs)
+        self.log_std = nn.Parameter(torch.zeros(spec.action_dim)) if kind == "gaussian" else None
+        self.balance = None
+        if coefficient_range:
+            low_c, high_c = coefficient_range
+            self.balance = BalanceModel(perceptron(spec.state_dim, 1), low=low_c, high=high_c)
+
+    # What learners ask
+
+    @property
+    def feature_dim(self) -> int:
+        """F of `features`."""
+        return self.spec.state_dim
+
+    def features(self, observation: Observation) -> Tensor:
+        """What the policy and its critics see of an observation, (B, F)."""
+        found: Tensor = self.normalizer(observation.state[:, -1])
+        return found
+
+    def unit(self, action: Tensor) -> Tensor:
+        """Actions (B, A) in environment units -> in [-1, 1]."""
+        return (action - self.action_mean) / self.action_scale
+
+    def choose(
+        self, features: Tensor, *, noise: Noise | None, coefficient: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Actions (B, A), which gradients pass, and log pi(a | s), (B,).
+
+        Args:
+            noise: None gives the action at the Gaussian's mean.
+            coefficient: (B,), of a family; None asks the balance model.
+        """
+        mean, log_std = self._gaussian(features, coefficient)
+        drawn = noise is not None and self.kind != "deterministic"
+        z = noise.normal(*mean.shape, device=mean.device) if noise and drawn else mean * 0
+        u = mean + log_std.exp() * z if drawn else mean
+        log_prob = normal_log_prob(z, log_std)
+        if self.kind == "squashed":
+            return u.tanh(), (log_prob - tanh_log_slope(u)).sum(-1)
+        return u, log_prob.sum(-1)
+
+    def log_prob(
+        self, features: Tensor, action: Tensor, coefficient: Tensor | None = None
+    ) -> Tensor:
+        """log pi(a | s) of actions (B, A) in [-1, 1], (B,)."""
+        mean, log_std = self._gaussian(features, coefficient)
+        u = safe_atanh(action) if self.kind == "squashed" else action
+        log_prob = normal_log_prob((u - mean) * (-log_std).exp(), log_std)
+        if self.kind == "squashed":
+            log_prob = log_prob - tanh_log_slope(u)
+        return log_prob.sum(-1)
+
+    def _gaussian(self, features: Tensor, coefficient: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the standard deviation, (B, A) each; before any squashing."""
+        x = features
+        if self.balance is not None:
+            if coefficient is None:
+                coefficient, _ = self.balance(features, noise=None)
+            x = torch.cat([features, embed_coefficient(coefficient)], -1)
+        out: Tensor = self.actor(x)[0]
+        if self.kind == "squashed":
+            mean, log_std = out.chunk(2, -1)
+            return mean, log_std.clamp(*self.log_std_range)
+        mean = out.tanh()
+        if self.log_std is None:
+            return mean, torch.zeros_like(mean)
+        return mean, self.log_std.clamp(*self.log_std_range).expand_as(mean)
+
+    # What a policy is
+
+    def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
+        """Behaviour cloning: -log pi(a | s); of a deterministic policy half the squared error."""
+        features, action = self.features(batch.observation), self.unit(batch.action[:, 0])
+        valid = batch.mask[:, 0]
+        loss = -(self.log_prob(features, action) * valid).sum() / valid.sum().clamp(min=1)
+        return loss, {"loss": loss.detach()}
+
+    def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
+        return self._act(observation, None)
+
+    def explore(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
+        return self._act(observation, noise)
+
+    def _act(self, observation: Observation, noise: Noise | None) -> Tensor:
+        action, _ = self.choose(self.features(observation), noise=noise)
+        return (action.clamp(-1, 1) * self.action_scale + self.action_mean)[:, None]
+
+    def fit_normalizers(
+        self,
+        observation: Observation,
+        condition: Condition,
+        action: Tensor,
+        *,
+        lengths: Tensor | None = None,
+    ) -> None:
+        states = observation.state[:, -1]
+        if self.normalize and len(states):
+            self.normalizer.fit(states)
+        else:
+            self.normalizer.change_nothing()
