@@ -143,8 +143,8 @@ def test_where_episodes_go_on_an_expert_ends_at_the_last_waypoint_and_rests(moti
     assert rewards[-1] == 1  # and it undoes nothing
     assert np.linalg.norm(path[-1] - last_waypoint) < 0.02
     assert np.linalg.norm(path[-1] - path[-10]) < 1e-3
-    first = int(np.argmax(rewards))
-    assert np.linalg.norm(path[first] - path[-1]) > 0.01, "success comes on the way"
+    on_the_way = np.linalg.norm(path[int(np.argmax(rewards))] - last_waypoint)
+    assert motion.kind == "push" or on_the_way > 0.02, "where others end the episode"
 
 
 def test_demonstrations_that_rest_never_mix_with_those_that_end_early() -> None:
