@@ -146,6 +146,14 @@ def test_a_sketch_of_another_memory_layout_gives_the_same() -> None:
         assert torch.equal(one, other)
 
 
+def test_mixed_precision_moves_no_point() -> None:
+    sketch = sketched([[3.0, 5.0], [201.0, 187.0], [90.0, 33.0]], size=(240, 250), closes=1)
+    exact = read_sketch(sketch, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        for one, other in zip(read_sketch(sketch, 8), exact, strict=True):
+            assert torch.equal(one, other)
+
+
 def test_rows_do_not_see_one_another() -> None:
     made, state = encoder(), torch.randn(4, 1, 3)
     sketch = paths(4)

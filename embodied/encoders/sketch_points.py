@@ -178,10 +178,10 @@ def _path(sketch: Tensor, num_points: int) -> tuple[Tensor, Tensor]:
 
 def _centres(marks: Tensor) -> tuple[Tensor, Tensor]:
     """Of masks (B, M, h, w): the mean pixels (B, M, 2) in [-1, 1], and which have any, (B, M)."""
-    x, y = _columns_and_rows(marks)
-    sums = marks.flatten(2).float() @ torch.stack([torch.ones_like(x), x, y], dim=-1)
-    count = sums[..., 0]
-    x, y = (sums[..., 1:] / count[..., None].clamp(min=1)).unbind(-1)
+    inside = marks.flatten(2).float()
+    count = inside.sum(-1)
+    # No matrix product: autocast would round pixels to bfloat16.
+    x, y = ((inside * each).sum(-1) / count.clamp(min=1) for each in _columns_and_rows(marks))
     return torch.stack(_scaled(x, y, marks), dim=-1), count > 0
 
 
