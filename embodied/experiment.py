@@ -22,6 +22,7 @@ from embodied.distributed import World, join
 from embodied.loading import build_policy, start_from
 from embodied.locks import RunLock
 from embodied.loggers import JsonlLogger, Loggers
+from embodied.on_policy_task import OnPolicyTask
 from embodied.policies.base import Policy
 from embodied.resume import check_resumable
 from embodied.rewarded_task import RewardedTask
@@ -123,6 +124,8 @@ def _train(config: Config, world: World) -> Path | None:
 
 def make_task(config: Config) -> Task:
     """A task with a suite to act in, with rewards or without, or one of recorded data alone."""
+    if "num_steps" in config["source"]:
+        return OnPolicyTask(config)
     if "reward" in config["source"]:
         return RewardedTask(config)
     return SuiteTask(config) if "suite" in config["task"] else DatasetTask(config)
@@ -131,7 +134,10 @@ def make_task(config: Config) -> Task:
 def make_trainer(config: Config, policy: Policy, data: TrainingData, world: World) -> Trainer:
     """Fits the normalisers and wires policy, algorithm, source and loggers."""
     if config["init_from"]:
-        start_from(policy, Path(config["init_from"]))
+        base = policy.base()
+        if base is not policy:  # only a part of it has been trained
+            data.fit(policy, world)
+        start_from(base, Path(config["init_from"]))
         data.extend(policy)
     else:
         data.fit(policy, world)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +11,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.data.transitions import Layout, Reward, Rows, Trajectory
-from embodied.rollout import PREVIOUS_ACTION, Controller, Mask
+from embodied.rollout import PREVIOUS_ACTION, Mask, Measuring, ResumableActor
 from embodied.structs import Metrics
 from embodied.suites import Assignment, SlotError
 
 Record = Callable[[Rows], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One environment step, as it is taken.
+
+    Attributes:
+        slot, episode: where it was taken, and in which of the run's episodes.
+        state, next_state: (S,).
+        action: (A,) as the policy chose it, before it was clipped to the bounds.
+        reward: what is learned from.
+        objectives: (K,) what the step earned in each of the interaction's objectives.
+        terminated: whether it ended the episode for good.
+    """
+
+    slot: int
+    episode: int
+    state: Rows
+    action: Rows
+    reward: float
+    next_state: Rows
+    objectives: Rows
+    terminated: bool
 
 
 @dataclass
@@ -24,6 +47,7 @@ class _Episode:
 
     Attributes:
         number: which of the run's episodes.
+        totals: (K,) of each objective so far, after each step.
         packed: how many of its decisions have been recorded.
     """
 
@@ -32,6 +56,7 @@ class _Episode:
     states: list[Rows] = field(default_factory=list)
     actions: list[Rows] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    totals: list[Rows] = field(default_factory=list)
     earned: float = 0.0
     success: bool = False
     packed: int = 0
@@ -46,6 +71,20 @@ class _Episode:
             told,
         )
 
+    def last_step(self, slot: int, *, terminated: bool) -> Step:
+        """What happened last."""
+        before = self.totals[-2] if len(self.totals) > 1 else np.zeros_like(self.totals[-1])
+        return Step(
+            slot,
+            self.number,
+            self.states[-2],
+            self.actions[-1],
+            self.rewards[-1],
+            self.states[-1],
+            self.totals[-1] - before,
+            terminated,
+        )
+
 
 class Interaction:
     """Episodes in N slots, one after another; every decision is recorded once it is known.
@@ -56,31 +95,41 @@ class Interaction:
 
     Args:
         assign: an episode's number -> its assignment.
-        record: takes rows (n, width) of `layout` as they are made.
+        record: takes rows (n, width) of `layout` as they are made; None makes none.
+        watch: is told of each step that is taken.
+        objectives: names of measures that the environment's `metrics` hold, each a sum over the
+            episode so far; steps say what each earned in them.
         told: the instructions by number.
         max_steps: of an episode; it is then cut off, and not terminated.
         ends_at_success: whether a success terminates an episode.
+        threshold: return of the environment's rewards below which an episode is a violation; None
+            counts none.
         random_steps: of the first environment steps, those whose actions are uniform in the bounds.
         seed: of the random actions.
     """
 
     def __init__(
         self,
-        actor: Controller,
+        actor: ResumableActor,
         envs: Any,
         *,
         assign: Callable[[int], Assignment],
         layout: Layout,
         reward: Reward,
-        record: Record,
+        record: Record | None,
         told: Sequence[str],
         max_steps: int,
+        watch: Callable[[Step], None] | None = None,
+        objectives: Sequence[str] = (),
+        threshold: float | None = None,
         ends_at_success: bool = False,
         random_steps: int = 0,
         seed: int = 0,
     ) -> None:
         self.actor, self.envs, self.assign = actor, envs, assign
         self.layout, self.reward, self.record = layout, reward, record
+        self.watch, self.objectives = watch, tuple(objectives)
+        self.threshold = threshold
         self.told = {text: number for number, text in enumerate(told)}
         self.max_steps, self.ends_at_success = max_steps, ends_at_success
         self.random_steps, self.seed = random_steps, seed
@@ -90,7 +139,7 @@ class Interaction:
         self._ended: list[dict[str, float]] = []
 
     def advance(self) -> None:
-        """One decision in every slot, of `actor.action_horizon` environment steps."""
+        """One decision in every slot, of `layout.action_horizon` environment steps."""
         self.actor.policy.eval()
         self._begin()
         active = self._active
@@ -145,13 +194,16 @@ class Interaction:
     def _draw(self, slot: int, action_dim: int) -> NDArray[np.float64]:
         episode = self._running(slot)
         generator = np.random.default_rng([self.seed, episode.number, len(episode.actions)])
-        return generator.random((self.actor.action_horizon, action_dim))
+        return generator.random((self.layout.action_horizon, action_dim))
 
     def _step(self, action: NDArray[np.float32], active: Mask) -> None:
         """One environment step in the active slots; ends what ends in it."""
         observation, over = self._play(action, active)
         self.steps += int(active.sum())
         for slot in np.flatnonzero(active).tolist():
+            episode = self.episodes[slot]
+            if self.watch is not None and episode is not None:
+                self.watch(episode.last_step(slot, terminated=over.get(slot, False)))
             if slot in over:
                 self._finish(slot, terminated=over[slot])
             else:
@@ -167,8 +219,9 @@ class Interaction:
         An episode whose simulator failed is given up: what was recorded of it stays.
         """
         failed: tuple[int, ...] = ()
+        space = self.envs.single_action_space
         try:
-            result = self.envs.step(action)
+            result = self.envs.step(np.clip(action, space.low, space.high))
         except SlotError as error:
             result, failed = error.result, error.slots
         observation, reward, terminated, truncated, info = result
@@ -182,6 +235,7 @@ class Interaction:
             episode.states.append(np.array(observation["state"][slot], np.float32))
             episode.actions.append(np.array(action[slot], np.float32))
             episode.rewards.append(float(earned[0]))
+            episode.totals.append(self._totals(info, slot))
             episode.earned += float(reward[slot])
             episode.success |= success
             for_good = bool(terminated[slot]) or (success and self.ends_at_success)
@@ -189,8 +243,22 @@ class Interaction:
                 over[slot] = for_good
         return observation, over
 
+    def _totals(self, info: Mapping[str, Any], slot: int) -> Rows:
+        """What the episode in a slot has earned in each objective."""
+        if not self.objectives:
+            return np.zeros(0, np.float32)
+        found = info["metrics"][slot] if "metrics" in info else {}
+        if missing := sorted(set(self.objectives) - found.keys()):
+            raise KeyError(
+                f"the environment measures {sorted(found)} and not {missing}; choose "
+                "source.objectives among them"
+            )
+        return np.array([found[name] for name in self.objectives], np.float32)
+
     def _pack(self, slot: int) -> None:
         """Records the decision that the last step completed, if any."""
+        if self.record is None:
+            return
         episode, layout = self.episodes[slot], self.layout
         newest = -1 if episode is None else len(episode.actions) - layout.pred_horizon
         if episode is None or newest < episode.packed:
@@ -204,7 +272,7 @@ class Interaction:
         """Records an ended episode's last decisions and frees its slot."""
         episode = self._running(slot)
         length = len(episode.actions)
-        if episode.packed < length:
+        if self.record is not None and episode.packed < length:
             whole = episode.trajectory(self._told(episode), terminated=terminated)
             self.record(self.layout.pack(whole, episode.packed, length))
         self._ended.append(
@@ -212,9 +280,19 @@ class Interaction:
                 "online/return": episode.earned,
                 "online/success": float(episode.success),
                 "online/length": float(length),
+                **self._measured(slot, episode.earned),
             }
         )
         self.episodes[slot] = None
+
+    def _measured(self, slot: int, earned: float) -> dict[str, float]:
+        """What the actor and the threshold say of the episode that ends in a slot."""
+        found: dict[str, float] = {}
+        if isinstance(self.actor, Measuring):
+            found |= {f"online/{name}": x for name, x in self.actor.measure(slot).items()}
+        if self.threshold is not None:
+            found["online/violation"] = float(earned < self.threshold)
+        return found
 
     def _told(self, episode: _Episode) -> int:
         return self.told[episode.assignment.instruction]

@@ -79,6 +79,25 @@ class RowNoise:
         return torch.stack(rows).to(device, non_blocking=True)
 
 
+class Repeated:
+    """The noise of rows that are repeated: `times` draws of each row, one after the other."""
+
+    def __init__(self, noise: Noise, times: int) -> None:
+        self.noise, self.times = noise, times
+
+    def normal(self, *shape: int, device: torch.device) -> Tensor:
+        return self._flat(self.noise.normal(*self._split(shape), device=device))
+
+    def uniform(self, *shape: int, device: torch.device) -> Tensor:
+        return self._flat(self.noise.uniform(*self._split(shape), device=device))
+
+    def _split(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (shape[0] // self.times, self.times, *shape[1:])
+
+    def _flat(self, draw: Tensor) -> Tensor:
+        return draw.flatten(0, 1)
+
+
 def seeded(seed: int, step: int, device: torch.device) -> torch.Generator:
     """A generator that depends on (seed, step) alone, so a resume has nothing to restore."""
     mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63

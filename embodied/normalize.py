@@ -75,6 +75,10 @@ class ZScore(Statistics):
             mean=mean.float(), std=torch.where(std < _MIN_STD, torch.ones_like(std), std).float()
         )
 
+    def take(self, mean: Tensor, std: Tensor) -> None:
+        """Takes statistics (dim,) that were found elsewhere."""
+        self._set(mean=mean.float(), std=torch.where(std < _MIN_STD, 1.0, std).float())
+
     def change_nothing(self) -> None:
         """Takes mean 0 and standard deviation 1, by choice and not by default."""
         self._set(mean=torch.zeros_like(self.mean), std=torch.ones_like(self.std))

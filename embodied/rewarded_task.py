@@ -24,6 +24,7 @@ from embodied.preflight import check_config
 from embodied.replay import Replay
 from embodied.rollout import Controller
 from embodied.simulators import choose_backend, make_envs
+from embodied.sources import Source
 from embodied.structs import Condition, Episode, Observation, Spec
 from embodied.suite_task import SuiteTask
 from embodied.suites import Assignment, Suite
@@ -48,15 +49,19 @@ class RewardedTask(SuiteTask):
         choose_backend(self.config, self.suite)
 
     def load(self, world: World) -> TrainingData:
+        self.refuse_many(world)
+        if not self.config["source"]["recorded"]:
+            return RewardedData(self.config, self.suite, None, spec_of(self.suite), "none")
+        episodes = self.collected(world)
+        return RewardedData(self.config, self.suite, episodes, episodes.spec, episodes.fingerprint)
+
+    def refuse_many(self, world: World) -> None:
+        """Raises ConfigError where several processes would learn."""
         if world.size > 1:
             raise ConfigError(
                 "E_CONFIG_VALUE: learning from rewards runs in one process; start it without "
                 "torchrun"
             )
-        if not self.config["source"]["recorded"]:
-            return RewardedData(self.config, self.suite, None, _spec_of(self.suite), "none")
-        episodes = self.collected(world)
-        return RewardedData(self.config, self.suite, episodes, episodes.spec, episodes.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -83,24 +88,25 @@ class RewardedData:
             told = tuple(dict.fromkeys(episode.instruction for episode in each))
         policy.fit_normalizers(
             Observation(state=_tensor(states, world)[:, None]),
-            Condition(language=told or self._canonical()),
+            Condition(language=told or self.canonical()),
             _tensor(actions, world),
         )
 
     def extend(self, policy: Policy) -> None:
         policy.extend(())
 
-    def source(self, policy: Policy, world: World) -> Experience:
+    def source(self, policy: Policy, world: World) -> Source:
         config, node = self.config, self.config["source"]
         layout = Layout(
             state_dim=self.spec.state_dim,
             action_dim=self.spec.action_dim,
             obs_horizon=policy.obs_horizon,
-            pred_horizon=config["eval"]["action_horizon"],
+            pred_horizon=policy.pred_horizon,
+            action_horizon=config["eval"]["action_horizon"],
             discount=node["discount"],
         )
         reward, rows, told = self._recorded(layout)
-        told = tuple(dict.fromkeys((*told, *self._canonical())))
+        told = tuple(dict.fromkeys((*told, *self.canonical())))
         acts = node["offline_steps"] is not None
         return Experience(
             layout,
@@ -111,7 +117,7 @@ class RewardedData:
             recorded=rows,
             offline_steps=node["offline_steps"],
             replay=self._replay(layout) if acts else None,
-            interact=functools.partial(self._interact, policy, layout, reward, told)
+            interact=functools.partial(self.interact, policy, layout, reward, told)
             if acts
             else None,
             mix=Mix(**node["mix"]),
@@ -133,14 +139,15 @@ class RewardedData:
         for episode in self.episodes:
             yield replace(episode, terminated=True) if ends and episode.success else episode
 
-    def _canonical(self) -> tuple[str, ...]:
+    def canonical(self) -> tuple[str, ...]:
+        """What each task asks."""
         return tuple(self.suite.texts(task).canonical for task in self.suite.tasks)
 
     def _replay(self, layout: Layout) -> Replay:
         config, node = self.config, self.config["source"]
         updates = max(0, config["train"]["steps"] - node["offline_steps"])
         # A decision in every slot may be more than what was asked for.
-        slack = node["num_envs"] * layout.pred_horizon
+        slack = node["num_envs"] * layout.action_horizon
         steps = int(updates / node["updates_per_step"]) + 1 + node["warmup_steps"] + slack
         return Replay(
             layout.width,
@@ -149,9 +156,16 @@ class RewardedData:
             path=Path(config["run_dir"]) / REPLAY_FILE,
         )
 
-    def _interact(
-        self, policy: Policy, layout: Layout, reward: Reward, told: tuple[str, ...], record: Record
+    def interact(
+        self,
+        policy: Policy,
+        layout: Layout,
+        reward: Reward,
+        told: tuple[str, ...],
+        record: Record | None,
+        **options: Any,
     ) -> Interaction:
+        """The policy at work in environments of its own; `options` are `Interaction`'s."""
         config, node = self.config, self.config["source"]
         settings = {**config["env"], "num_envs": node["num_envs"], "workers": node["workers"]}
         backend = choose_backend(config, self.suite)
@@ -159,7 +173,7 @@ class RewardedData:
         actor = Controller(
             policy,
             envs.num_envs,
-            action_horizon=layout.pred_horizon,
+            action_horizon=layout.action_horizon,
             inference_batch=envs.num_envs,
             explores=True,
         )
@@ -173,8 +187,9 @@ class RewardedData:
             told=told,
             max_steps=min(config["protocol"]["max_steps"], self.suite.max_steps),
             ends_at_success=node["ends_at_success"],
-            random_steps=node["random_steps"],
+            random_steps=node.get("random_steps", 0),
             seed=config["seed"],
+            **options,
         )
 
     def describe(self) -> str:
@@ -196,7 +211,7 @@ def assign(suite: Suite, seed: int, benchmark_seed: int, number: int) -> Assignm
     )
 
 
-def _spec_of(suite: Suite) -> Spec:
+def spec_of(suite: Suite) -> Spec:
     """What a policy is built for that only acts in a suite, by its state."""
     env = suite.make_env()
     try:

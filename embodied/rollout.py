@@ -42,6 +42,24 @@ class Actor(Protocol):
         ...
 
 
+class ResumableActor(Actor, Protocol):
+    """An actor that runs a policy and can go on in the midst of an episode.
+
+    Attributes:
+        policy: what learns from what it does.
+    """
+
+    policy: Policy
+
+    def generator_state(self, slot: int) -> NDArray[np.uint8]:
+        """All of a slot's episode that does not follow from what was sensed and done."""
+        ...
+
+    def restore_generator(self, slot: int, state: NDArray[np.uint8]) -> None:
+        """Takes up what `generator_state` gave, after the episode was sensed anew."""
+        ...
+
+
 @runtime_checkable
 class Measuring(Protocol):
     """An actor that measures the episodes it acts in."""

@@ -51,6 +51,17 @@ class Struct:
 
         return self._replace_leaves(lambda x: x[start:stop], (Tensor, tuple))
 
+    def repeated(self, times: int) -> Self:
+        """Every row of every tensor and tuple of strings `times` times, one after the other."""
+        from torch import Tensor
+
+        def repeat(x: Any) -> Any:
+            if isinstance(x, Tensor):
+                return x.repeat_interleave(times, 0)
+            return tuple(each for each in x for _ in range(times))
+
+        return self._replace_leaves(repeat, (Tensor, tuple))
+
     def to(self, device: torch.device | str) -> Self:
         return self.map(lambda x: x.to(device, non_blocking=True))
 
@@ -114,6 +125,9 @@ class Batch(Struct):
             valid steps, and 0 where the last of them terminated the episode.
         next_observation: what was sensed after them; after a termination it means nothing.
         return_to_go: (B,) discounted rewards from here to the episode's end; -inf where not known.
+        continues: (B,) bool, of segments that lie end to end: whether the next row is the step that
+            followed; False where an episode ended, or the segment did.
+        objectives: (B, K) what the step earned in each of several objectives.
     """
 
     observation: Observation
@@ -127,6 +141,8 @@ class Batch(Struct):
     discount: Tensor | None = None
     next_observation: Observation | None = None
     return_to_go: Tensor | None = None
+    continues: Tensor | None = None
+    objectives: Tensor | None = None
 
 
 @dataclass(frozen=True)

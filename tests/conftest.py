@@ -108,7 +108,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def tiny(small: tuple[str, ...]) -> tuple[str, ...]:
     """Overrides of a tiny run that imitates."""
-    return (*small, *IMITATING)
+    return (*IMITATING, *small)
 
 
 @pytest.fixture(scope="session")

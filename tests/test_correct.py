@@ -363,6 +363,7 @@ def test_an_evaluation_with_people_has_a_name_of_its_own() -> None:
     assert len(asked({**config, "person": None}, SUITE)) == 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_corrected_and_evaluated_from_the_command_line(
     compose: Any, command: Any, tmp_path: Path
 ) -> None:

@@ -201,6 +201,7 @@ POLICY = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow  # by the wall clock, which a busy machine stretches
 def test_a_policy_that_is_killed_leaves_a_robot_that_holds(tmp_path: Path) -> None:
     """In three acts: it runs, its process is killed, it holds; and the loop is never disturbed."""
     robot = arm(MonotonicClock())

@@ -37,7 +37,7 @@ def make_interaction(record, layout, *, num_envs=3, **options):
     actor = Controller(
         policy,
         num_envs,
-        action_horizon=layout.pred_horizon,
+        action_horizon=layout.action_horizon,
         inference_batch=num_envs,
         explores=True,
     )

@@ -67,6 +67,7 @@ def run_expert(suite: Suite, env: Any, task: str, goal: int) -> tuple[bool, Play
             return info["success"], expert
 
 
+@pytest.mark.slow
 def test_two_tasks_of_the_scene_keep_the_contract() -> None:
     check_env(OGBench(tasks=("scene-task2", "scene-task4"), goal_visible=True), num_steps=4)
 

@@ -278,6 +278,8 @@ def test_a_second_save_does_not_replace_the_first(served: Served) -> None:
     assert status == 409
     assert served.server.output is not None
     assert '"closes": 10' in served.server.output.read_text()
+    served.server.finish()
+    served.saved = True  # or closing would save again, at a server that may have ended
 
 
 def test_a_page_that_is_closed_before_it_is_told_has_still_saved(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 
+@pytest.mark.slow
 def test_two_seeds_are_trained_in_two_processes_and_two_directories(
     tiny: tuple[str, ...], tmp_path: Path, command: Any
 ) -> None:

@@ -49,16 +49,31 @@ def test_a_cut_whose_last_state_nobody_recorded_loses_what_led_there():
     layout = Layout(2, 1)
     assert layout.complete(trajectory(3, final=False)) == 2
     assert layout.complete(trajectory(3, final=False, terminated=True)) == 3
-    assert Layout(2, 1, pred_horizon=2).complete(trajectory(3, final=False)) == 1
+    assert Layout(2, 1, pred_horizon=2).complete(trajectory(3, final=False)) == 2
+    whole = Layout(2, 1, pred_horizon=2, action_horizon=2)
+    assert whole.complete(trajectory(3, final=False)) == 1
 
 
 def test_a_chunk_sums_discounted_rewards_and_bootstraps_after_its_last_step():
-    found = batch(Layout(2, 1, pred_horizon=2, discount=0.5), trajectory(3))
+    found = batch(Layout(2, 1, pred_horizon=2, action_horizon=2, discount=0.5), trajectory(3))
     assert found.reward.tolist() == [1 + 0.5 * 2, 2 + 0.5 * 3, 3]
     assert found.discount.tolist() == [0.25, 0.25, 0.5]
     assert found.next_observation.state[:, 0, 0].tolist() == [2, 3, 3]
     assert found.mask.tolist() == [[True, True], [True, True], [True, False]]
     assert found.action[:, :, 0].tolist() == [[0, 1], [1, 2], [2, 2]]
+
+
+def test_a_chunk_of_which_one_action_is_executed_earns_what_that_one_did():
+    found = batch(Layout(2, 1, pred_horizon=3, action_horizon=1, discount=0.5), trajectory(3))
+    assert found.reward.tolist() == [1, 2, 3]
+    assert found.discount.tolist() == [0.5] * 3
+    assert found.action[:, :, 0].tolist() == [[0, 1, 2], [1, 2, 2], [2, 2, 2]]
+    assert found.mask.sum(1).tolist() == [3, 2, 1]
+
+
+def test_no_more_actions_are_executed_than_predicted():
+    with pytest.raises(ValueError, match=r"action_horizon must lie in \[1, 2\].*3"):
+        Layout(2, 1, pred_horizon=2, action_horizon=3)
 
 
 def test_windows_repeat_the_first_state():
@@ -71,11 +86,14 @@ def test_windows_repeat_the_first_state():
     length=st.integers(1, 12),
     obs_horizon=st.integers(1, 3),
     pred_horizon=st.integers(1, 4),
+    beyond=st.integers(0, 2),
     terminated=st.booleans(),
 )
-def test_values_of_any_chunking_obey_the_same_return(length, obs_horizon, pred_horizon, terminated):
+def test_values_of_any_chunking_obey_the_same_return(
+    length, obs_horizon, pred_horizon, beyond, terminated
+):
     """r + discount * G(next) must be G, whatever the chunk, if G is the return."""
-    layout = Layout(2, 1, obs_horizon, pred_horizon, discount=0.9)
+    layout = Layout(2, 1, obs_horizon, pred_horizon + beyond, pred_horizon, discount=0.9)
     episode = trajectory(length, terminated=terminated)
     returns = np.append(returns_to_go(episode.reward, 0.9), 0.0)
     found = batch(layout, episode)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,18 @@ from torch import Tensor, nn
 
 from embodied.algorithms.base import Algorithm
 from embodied.algorithms.bc import warmup_cosine
+from embodied.algorithms.optimizer_state import moments, restore
 from embodied.algorithms.trade_off import Family, Fixed, TradeOff
 from embodied.distributed import World
 from embodied.networks.ensemble import EnsembleMLP
 from embodied.noise import BatchNoise, Noise, seeded
 from embodied.policies.actor import ActorPolicy
+from embodied.policies.best_of import BestOfPolicy
 from embodied.structs import Batch, Metrics
 
 Losses = dict[str, Tensor]
+Decider = ActorPolicy | BestOfPolicy
+"""Policies that say what critics see of observations (`features`) and of actions (`decision`)."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,9 @@ class Transition:
 
     Attributes:
         s, next_s: (B, F) features.
-        a: (B, A) in [-1, 1].
+        a: (B, decision), in [-1, 1].
         r, discount, return_to_go: (B,), as of `Batch`.
+        batch: what they are read from.
     """
 
     s: Tensor
@@ -44,9 +49,10 @@ class Transition:
     discount: Tensor
     next_s: Tensor
     return_to_go: Tensor
+    batch: Batch
 
     @classmethod
-    def of(cls, policy: ActorPolicy, batch: Batch) -> Transition:
+    def of(cls, policy: Decider, batch: Batch) -> Transition:
         """Raises ValueError for a batch without rewards."""
         if batch.reward is None or batch.discount is None or batch.next_observation is None:
             raise ValueError(
@@ -56,82 +62,57 @@ class Transition:
         unknown = torch.full_like(batch.reward, -torch.inf)
         return cls(
             s=policy.features(batch.observation),
-            a=policy.unit(batch.action[:, 0]),
+            a=policy.decision(batch.action),
             r=batch.reward,
             discount=batch.discount,
             next_s=policy.features(batch.next_observation),
             return_to_go=unknown if batch.return_to_go is None else batch.return_to_go,
+            batch=batch,
         )
 
 
-class ActorCritic(Algorithm):
-    """Learns an `ActorPolicy` and an ensemble of critics Q(s, a) with slowly moving targets.
+class ValueLearner(Algorithm):
+    """Learns a policy and critics Q(s, a) of its decisions, with targets that follow slowly.
 
     Args:
+        policy: what is trained besides.
+        critic: an ensemble, (B, F + decision) -> (E, B, 1); it may be a part of the policy.
+        more: further modules by name, trained with the rest.
         steps: of the whole run.
         offline_steps: how many of them come before the policy acts; None if it never does.
-        num_critics, critic_hidden, critic_layer_norm, orthogonal: of the ensemble.
         learning_rate: of critics and all else; `actor_learning_rate` is the policy's, if another.
+        actor_cosine: whether the policy's falls to 0 over the offline steps.
         polyak: how far targets move towards the critics at each step.
         actor_every: steps between two of the policy.
-        coefficient: between improving the policy and staying near the data; see each learner. A
-            family of policies (`policy.coefficient_range`) chooses it for each state instead.
-        balance_entropy: of a family; see `Family`.
         seed: of the noise in the losses; that of step s depends on (seed, s) alone.
     """
 
-    policy: ActorPolicy
+    policy: Decider
 
     def __init__(
         self,
-        policy: ActorPolicy,
+        policy: Decider,
+        critic: EnsembleMLP,
+        more: Mapping[str, nn.Module],
         *,
         world: World,
         steps: int,
         offline_steps: int | None = None,
-        num_critics: int = 2,
-        critic_hidden: Sequence[int] = (256, 256),
-        critic_layer_norm: bool = False,
-        orthogonal: bool = False,
         learning_rate: float = 3e-4,
         actor_learning_rate: float | None = None,
         actor_cosine: bool = False,
         polyak: float = 0.005,
         actor_every: int = 1,
-        coefficient: float = 1.0,
-        balance_entropy: bool = True,
         seed: int = 0,
     ) -> None:
-        if not isinstance(policy, ActorPolicy):
-            raise TypeError(
-                f"{type(self).__name__} trains an ActorPolicy (policy=actor), got "
-                f"{type(policy).__name__}"
-            )
         self.policy, self.world = policy, world
         self.offline_steps = steps if offline_steps is None else offline_steps
         self.polyak, self.actor_every, self.seed = polyak, actor_every, seed
         self.actor_cosine = actor_cosine
-        self.trade_off: TradeOff = (
-            Fixed(coefficient) if policy.balance is None else Family(entropy=balance_entropy)
-        )
-        width = policy.feature_dim + policy.spec.action_dim
-        self.critic = EnsembleMLP(
-            num_critics,
-            width,
-            critic_hidden,
-            1,
-            layer_norm=critic_layer_norm,
-            orthogonal=orthogonal,
-        )
-        self.target = copy.deepcopy(self.critic).requires_grad_(False)
-        self.parts = nn.ModuleDict(
-            {
-                "critic": self.critic,
-                "target": self.target,
-                "trade_off": self.trade_off,
-                **self.more_parts(critic_hidden, orthogonal),
-            }
-        ).to(world.device)
+        self.critic = critic
+        self.target = copy.deepcopy(critic).requires_grad_(False)
+        self.parts = nn.ModuleDict({"critic": critic, "target": self.target, **more})
+        self.parts.to(world.device)
         self.optimizer = self._make_optimizer(learning_rate, actor_learning_rate)
 
     # What a learner adds
@@ -139,10 +120,6 @@ class ActorCritic(Algorithm):
     @abstractmethod
     def losses(self, t: Transition, step: int, noise: Noise) -> tuple[Losses, Metrics]:
         """Each loss by name, a mean over the rows, and detached metrics."""
-
-    def more_parts(self, hidden: Sequence[int], orthogonal: bool) -> dict[str, nn.Module]:
-        """Further modules by name, trained with the rest."""
-        return {}
 
     # What learners use
 
@@ -186,8 +163,12 @@ class ActorCritic(Algorithm):
 
     def _make_optimizer(self, rate: float, actor_rate: float | None) -> torch.optim.Adam:
         others = [p for p in self.parts.parameters() if p.requires_grad]
+        mine = {id(p) for p in others}
         groups = [
-            {"params": list(self.policy.parameters()), "lr": actor_rate or rate},
+            {
+                "params": [p for p in self.policy.parameters() if id(p) not in mine],
+                "lr": actor_rate or rate,
+            },
             {"params": others, "lr": rate},
         ]
         self._rates = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
@@ -204,25 +185,65 @@ class ActorCritic(Algorithm):
         return {name: x.detach().cpu().clone() for name, x in self.policy.state_dict().items()}
 
     def state_dict(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        moments = {
-            f"{number}.{name}": x
-            for number, state in self.optimizer.state_dict()["state"].items()
-            for name, x in state.items()
-        }
         parts = {name: x.detach() for name, x in self.parts.state_dict().items()}
-        return {"parts": parts, "optimizer": moments}, {}
+        return {"parts": parts, "optimizer": moments(self.optimizer)}, {}
 
     def load_state_dict(
         self, tensors: dict[str, dict[str, Tensor]], document: dict[str, Any]
     ) -> None:
         self.policy.load_state_dict(tensors["policy"])
         self.parts.load_state_dict(tensors["parts"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, x in tensors["optimizer"].items():
-            number, name = key.split(".")
-            state.setdefault(int(number), {})[name] = x
-        now = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": state, "param_groups": now["param_groups"]})
+        restore(self.optimizer, tensors["optimizer"])
+
+
+class ActorCritic(ValueLearner):
+    """Learns an `ActorPolicy`.
+
+    Args:
+        num_critics, critic_hidden, critic_layer_norm, orthogonal: of the ensemble.
+        coefficient: between improving the policy and staying near the data; see each learner. A
+            family of policies (`policy.coefficient_range`) chooses it for each state instead.
+        balance_entropy: of a family; see `Family`.
+        options: of `ValueLearner`.
+    """
+
+    policy: ActorPolicy
+
+    def __init__(
+        self,
+        policy: ActorPolicy,
+        *,
+        num_critics: int = 2,
+        critic_hidden: Sequence[int] = (256, 256),
+        critic_layer_norm: bool = False,
+        orthogonal: bool = False,
+        coefficient: float = 1.0,
+        balance_entropy: bool = True,
+        **options: Any,
+    ) -> None:
+        if not isinstance(policy, ActorPolicy):
+            raise TypeError(
+                f"{type(self).__name__} trains an ActorPolicy (policy=actor), got "
+                f"{type(policy).__name__}"
+            )
+        self.policy = policy
+        self.trade_off: TradeOff = (
+            Fixed(coefficient) if policy.balance is None else Family(entropy=balance_entropy)
+        )
+        critic = EnsembleMLP(
+            num_critics,
+            policy.feature_dim + policy.decision_dim,
+            critic_hidden,
+            1,
+            layer_norm=critic_layer_norm,
+            orthogonal=orthogonal,
+        )
+        more = {"trade_off": self.trade_off, **self.more_parts(critic_hidden, orthogonal)}
+        super().__init__(policy, critic, more, **options)
+
+    def more_parts(self, hidden: Sequence[int], orthogonal: bool) -> dict[str, nn.Module]:
+        """Further modules by name, trained with the rest."""
+        return {}
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embodied.algorithms.actor_critic import ActorCritic, Losses, Transition
+from embodied.algorithms.actor_critic import ActorCritic, Losses, Transition, ValueLearner
 from embodied.networks.ensemble import EnsembleMLP
 from embodied.noise import Noise
 from embodied.structs import Metrics
@@ -28,8 +28,7 @@ class IQL(ActorCritic):
     def __init__(
         self, *args: Any, expectile: float = 0.7, max_weight: float = 100.0, **kwargs: Any
     ) -> None:
-        if not 0 < expectile < 1:
-            raise ValueError(f"algorithm.expectile must lie in (0, 1), got {expectile}")
+        check_expectile(expectile)
         super().__init__(*args, **kwargs)
         self.expectile, self.max_weight = expectile, max_weight
 
@@ -38,19 +37,11 @@ class IQL(ActorCritic):
         return {"value": self.value}
 
     def losses(self, t: Transition, step: int, noise: Noise) -> tuple[Losses, Metrics]:
-        v: Tensor = self.value(t.s)[0, :, 0]
-        with torch.no_grad():
-            q = self.target_q(t.s, t.a)
-            target = t.r + t.discount * self.value(t.next_s)[0, :, 0]
-        losses = {
-            "value": expectile_loss(q - v, self.expectile).mean(),  # Eq. 5
-            "critic": self.critic_loss(t, target),  # Eq. 6
-        }
-        metrics: Metrics = {"value": v.detach().mean(), "advantage": (q - v).detach().mean()}
+        losses, metrics, advantage = implicit_values(self, self.value, t, self.expectile)
         if self.acts_now(step):
             online = self.is_online(step)
             coefficient = self.trade_off.coefficient(self.policy, t.s, online=online, noise=noise)
-            weight = (coefficient * (q - v.detach())).exp().clamp(max=self.max_weight)
+            weight = (coefficient * advantage).exp().clamp(max=self.max_weight)
             log_prob = self.policy.log_prob(t.s, t.a, coefficient)
             losses["actor"] = -(weight * log_prob).mean()  # Eq. 7
             more, measured = self.trade_off.losses(self.policy, t.s, self.target_q, noise)
@@ -59,7 +50,29 @@ class IQL(ActorCritic):
         return losses, metrics
 
 
+def implicit_values(
+    learner: ValueLearner, value: nn.Module, t: Transition, expectile: float
+) -> tuple[Losses, Metrics, Tensor]:
+    """The losses of V and Q, metrics, and the advantages min Q - V of the data's actions, (B,)."""
+    v: Tensor = value(t.s)[0, :, 0]
+    with torch.no_grad():
+        q = learner.target_q(t.s, t.a)
+        target = t.r + t.discount * value(t.next_s)[0, :, 0]
+    losses = {
+        "value": expectile_loss(q - v, expectile).mean(),  # Eq. 5
+        "critic": learner.critic_loss(t, target),  # Eq. 6
+    }
+    advantage = q - v.detach()
+    return losses, {"value": v.detach().mean(), "advantage": advantage.mean()}, advantage
+
+
 def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
     """|expectile - 1(u < 0)| u^2, element by element (IQL, Section 4.1)."""
     weight = torch.where(difference < 0, 1 - expectile, expectile)
     return weight * difference.square()
+
+
+def check_expectile(expectile: float) -> None:
+    """Raises ValueError unless it lies in (0, 1)."""
+    if not 0 < expectile < 1:
+        raise ValueError(f"algorithm.expectile must lie in (0, 1), got {expectile}")

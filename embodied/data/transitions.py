@@ -1,8 +1,9 @@
 """Transitions of rewarded experience, each as one row of numbers.
 
 One gather of whole rows costs a fraction of seven gathers of columns, and one file of rows is a
-replay buffer. A transition is a decision: a chunk of H actions, with what they earned and what was
-sensed after them; with H = 1 it is the usual (s, a, r, s').
+replay buffer. A transition is a decision: a chunk of actions, with what the first of them earned,
+those that are executed, and what was sensed after them; with one action it is the usual
+(s, a, r, s').
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ class Layout:
     Attributes:
         obs_horizon, pred_horizon: T and H; near an episode's ends windows repeat its first state
             and its last action.
+        action_horizon: how many of the H actions a decision executes.
         discount: of one step, in [0, 1].
     """
 
@@ -116,9 +118,15 @@ class Layout:
     action_dim: int
     obs_horizon: int = 1
     pred_horizon: int = 1
+    action_horizon: int = 1
     discount: float = 0.99
 
     def __post_init__(self) -> None:
+        if not 1 <= self.action_horizon <= self.pred_horizon:
+            raise ValueError(
+                f"action_horizon must lie in [1, {self.pred_horizon}] (pred_horizon), got "
+                f"{self.action_horizon}"
+            )
         if not 0 <= self.discount <= 1:
             raise ValueError(f"discount must lie in [0, 1], got {self.discount}")
 
@@ -147,7 +155,7 @@ class Layout:
         off and nobody recorded what was seen then."""
         if trajectory.terminated or len(trajectory.state) > len(trajectory):
             return len(trajectory)
-        return max(0, len(trajectory) - self.pred_horizon)
+        return max(0, len(trajectory) - self.action_horizon)
 
     def pack(
         self,
@@ -164,22 +172,22 @@ class Layout:
         """
         length = len(trajectory)
         t = np.arange(start, stop)
-        steps = np.minimum(self.pred_horizon, length - t)
         chunk = t[:, None] + np.arange(self.pred_horizon)
-        valid = chunk < length
-        chunk = np.minimum(chunk, length - 1)
-        powers = self.discount ** np.arange(self.pred_horizon)
-        over = trajectory.terminated & (t + steps == length)
+        last = np.minimum(chunk, length - 1)
+        done = chunk[:, : self.action_horizon] < length
+        executed = done.sum(1)
+        powers = self.discount ** np.arange(self.action_horizon)
+        earned = trajectory.reward[last[:, : self.action_horizon]] * done * powers
+        after = np.minimum(self._window(t + executed), len(trajectory.state) - 1)
+        over = trajectory.terminated & (t + executed == length)
         found = {
             "state": trajectory.state[self._window(t)],
-            "action": trajectory.action[chunk],
-            "next_state": trajectory.state[
-                np.minimum(self._window(t + steps), len(trajectory.state) - 1)
-            ],
-            "reward": (trajectory.reward[chunk] * valid * powers).sum(1),
-            "discount": self.discount**steps * ~over,
+            "action": trajectory.action[last],
+            "next_state": trajectory.state[after],
+            "reward": earned.sum(1),
+            "discount": self.discount**executed * ~over,
             "return_to_go": np.full(len(t), -np.inf) if returns is None else returns[start:stop],
-            "steps": steps,
+            "steps": np.minimum(self.pred_horizon, length - t),
             "told": np.full(len(t), trajectory.told),
         }
         rows = np.empty((len(t), self.width), np.float32)

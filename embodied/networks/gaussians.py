@@ -16,6 +16,13 @@ def normal_log_prob(z: Tensor, log_std: Tensor) -> Tensor:
     return -0.5 * z.square() - log_std - _HALF_LOG_2PI
 
 
+def normal_kl(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: Tensor) -> Tensor:
+    """KL(N(mean, std^2) || N(other_mean, other_std^2)), number by number."""
+    gap = log_std - other_log_std
+    distance = ((mean - other_mean) * (-other_log_std).exp()).square()
+    return 0.5 * ((2 * gap).exp() + distance - 1) - gap
+
+
 def tanh_log_slope(u: Tensor) -> Tensor:
     """log d tanh(u) / du = log(1 - tanh(u)^2), without cancellation."""
     return 2 * (math.log(2) - u - functional.softplus(-2 * u))

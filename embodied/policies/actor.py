@@ -15,7 +15,7 @@ from embodied.normalize import ZScore
 from embodied.policies.base import Policy
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec
 
-KINDS = ("gaussian", "squashed", "deterministic")
+KINDS = ("gaussian", "squashed", "deterministic", "clipped")
 
 
 class ActorPolicy(Policy):
@@ -27,8 +27,12 @@ class ActorPolicy(Policy):
         kind: "gaussian" has its mean in (-1, 1) by tanh and one standard deviation for all states,
             as in IQL (Kostrikov et al. 2021, arXiv:2110.06169); "squashed" is tanh of a Gaussian
             that depends on the state, as in SAC (Haarnoja et al. 2018, arXiv:1801.01290, Appendix
-            C); "deterministic" is tanh of the network, as in TD3+BC (arXiv:2106.06860).
+            C); "deterministic" is tanh of the network, as in TD3+BC (arXiv:2106.06860); "clipped"
+            is a Gaussian of any mean with one standard deviation for all states, whose draws are
+            clipped when they are executed and not before, as in PPO (arXiv:1707.06347), so that
+            learners know how likely each was.
         hidden: widths of the hidden layers.
+        activation: of `EnsembleMLP`.
         log_std_range: what logarithms of standard deviations are clipped to.
         normalize: whether states are z-scored with the data's statistics; a policy that begins
             without data takes them as they are.
@@ -45,6 +49,7 @@ class ActorPolicy(Policy):
         spec: Spec,
         kind: str = "squashed",
         hidden: Sequence[int] = (256, 256),
+        activation: str = "relu",
         log_std_range: tuple[float, float] = (-5.0, 2.0),
         layer_norm: bool = False,
         orthogonal: bool = False,
@@ -64,13 +69,20 @@ class ActorPolicy(Policy):
 
         def perceptron(in_dim: int, out_dim: int) -> EnsembleMLP:
             return EnsembleMLP(
-                1, in_dim, hidden, out_dim, layer_norm=layer_norm, orthogonal=orthogonal
+                1,
+                in_dim,
+                hidden,
+                out_dim,
+                activation=activation,
+                layer_norm=layer_norm,
+                orthogonal=orthogonal,
             )
 
         steered = EMBEDDING_DIM if coefficient_range else 0
         outputs = spec.action_dim * (2 if kind == "squashed" else 1)
         self.actor = perceptron(spec.state_dim + steered, outputs)
-        self.log_std = nn.Parameter(torch.zeros(spec.action_dim)) if kind == "gaussian" else None
+        free = kind in ("gaussian", "clipped")
+        self.log_std = nn.Parameter(torch.zeros(spec.action_dim)) if free else None
         self.balance = None
         if coefficient_range:
             low_c, high_c = coefficient_range
@@ -88,9 +100,15 @@ class ActorPolicy(Policy):
         found: Tensor = self.normalizer(observation.state[:, -1])
         return found
 
-    def unit(self, action: Tensor) -> Tensor:
-        """Actions (B, A) in environment units -> in [-1, 1]."""
-        return (action - self.action_mean) / self.action_scale
+    @property
+    def decision_dim(self) -> int:
+        """Numbers in a decision."""
+        return self.spec.action_dim
+
+    def decision(self, action: Tensor) -> Tensor:
+        """What critics judge of chunks (B, H, A) in environment units: the first actions in
+        [-1, 1], (B, A)."""
+        return (action[:, 0] - self.action_mean) / self.action_scale
 
     def choose(
         self, features: Tensor, *, noise: Noise | None, coefficient: Tensor | None = None
@@ -101,7 +119,7 @@ class ActorPolicy(Policy):
             noise: None gives the action at the Gaussian's mean.
             coefficient: (B,), of a family; None asks the balance model.
         """
-        mean, log_std = self._gaussian(features, coefficient)
+        mean, log_std = self.gaussian(features, coefficient)
         drawn = noise is not None and self.kind != "deterministic"
         z = noise.normal(*mean.shape, device=mean.device) if noise and drawn else mean * 0
         u = mean + log_std.exp() * z if drawn else mean
@@ -114,14 +132,16 @@ class ActorPolicy(Policy):
         self, features: Tensor, action: Tensor, coefficient: Tensor | None = None
     ) -> Tensor:
         """log pi(a | s) of actions (B, A) in [-1, 1], (B,)."""
-        mean, log_std = self._gaussian(features, coefficient)
+        mean, log_std = self.gaussian(features, coefficient)
         u = safe_atanh(action) if self.kind == "squashed" else action
         log_prob = normal_log_prob((u - mean) * (-log_std).exp(), log_std)
         if self.kind == "squashed":
             log_prob = log_prob - tanh_log_slope(u)
         return log_prob.sum(-1)
 
-    def _gaussian(self, features: Tensor, coefficient: Tensor | None) -> tuple[Tensor, Tensor]:
+    def gaussian(
+        self, features: Tensor, coefficient: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the standard deviation, (B, A) each; before any squashing."""
         x = features
         if self.balance is not None:
@@ -132,7 +152,7 @@ class ActorPolicy(Policy):
         if self.kind == "squashed":
             mean, log_std = out.chunk(2, -1)
             return mean, log_std.clamp(*self.log_std_range)
-        mean = out.tanh()
+        mean = out if self.kind == "clipped" else out.tanh()
         if self.log_std is None:
             return mean, torch.zeros_like(mean)
         return mean, self.log_std.clamp(*self.log_std_range).expand_as(mean)
@@ -141,7 +161,7 @@ class ActorPolicy(Policy):
 
     def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
         """Behaviour cloning: -log pi(a | s); of a deterministic policy half the squared error."""
-        features, action = self.features(batch.observation), self.unit(batch.action[:, 0])
+        features, action = self.features(batch.observation), self.decision(batch.action)
         valid = batch.mask[:, 0]
         loss = -(self.log_prob(features, action) * valid).sum() / valid.sum().clamp(min=1)
         return loss, {"loss": loss.detach()}
@@ -154,7 +174,9 @@ class ActorPolicy(Policy):
 
     def _act(self, observation: Observation, noise: Noise | None) -> Tensor:
         action, _ = self.choose(self.features(observation), noise=noise)
-        return (action.clamp(-1, 1) * self.action_scale + self.action_mean)[:, None]
+        if noise is None or self.kind != "clipped":
+            action = action.clamp(-1, 1)
+        return (action * self.action_scale + self.action_mean)[:, None]
 
     def fit_normalizers(
         self,

@@ -38,6 +38,11 @@ class Policy(nn.Module, ABC):
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         """Action chunks (B, H, A), environment units, within the spec's bounds."""
 
+    def base(self) -> Policy:
+        """What a run that starts from another's weights (`init_from`) gives them to: itself, or the
+        policy that it is built upon."""
+        return self
+
     def explore(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         """As `act`, while it learns from what it does; most policies draw their actions anyway."""
         return self.act(observation, condition, noise=noise)
