@@ -129,6 +129,29 @@ def test_experts_go_straight_where_detours_are_not_wanted() -> None:
     assert (np.diff(gaps[: there + 1]) < 1e-3).all()
 
 
+@pytest.mark.parametrize("motion", SEEN + HELD_OUT, ids=lambda m: f"{m.kind}-{m.direction}")
+def test_where_episodes_go_on_an_expert_ends_at_the_last_waypoint_and_rests(motion: Motion) -> None:
+    scene, expert = MotionScene(motion, terminates=False), MotionExpert(motion, seed=0)
+    state = scene.reset(0)
+    last_waypoint, path, rewards = scene.motion.waypoints(state[6:])[-1], [], []
+    for _ in range(70):
+        step = scene.step(expert(state))
+        state = step.state
+        assert not step.terminated
+        path.append(state[:3])
+        rewards.append(step.reward)
+    assert rewards[-1] == 1  # and it undoes nothing
+    assert np.linalg.norm(path[-1] - last_waypoint) < 0.02
+    assert np.linalg.norm(path[-1] - path[-10]) < 1e-3
+    on_the_way = np.linalg.norm(path[int(np.argmax(rewards))] - last_waypoint)
+    assert motion.kind == "push" or on_the_way > 0.02, "where others end the episode"
+
+
+def test_demonstrations_that_rest_never_mix_with_those_that_end_early() -> None:
+    assert Motions(terminates=False).name != Motions().name
+    assert Motions(terminates=False).open_simulator("lift-left").terminates is False
+
+
 def test_a_motion_is_not_done_by_its_twin_at_another_height() -> None:
     for high, low in TWINS:
         assert not run(high, asked=low)[0]
@@ -215,7 +238,8 @@ def test_every_arm_is_told_in_training_what_it_is_told_in_evaluation(arm: str, t
     early = {name for name, camera in (parts["image"].get("early") or {}).items() if camera}
     sketches = (config["source"]["told"] or {}).get("sketches")
     assert (parts["language"] is not None) == (told == "language")
-    assert early == {told.removesuffix("_2d")} - {"language"}
+    assert early == {told} & {"goal_image"}
+    assert (parts.get("sketch") is not None) == told.startswith("sketch")
     assert (sketches is not None) == told.startswith("sketch")
     if sketches:
         assert sketches["with_height"] == (told == "sketch")

@@ -114,8 +114,8 @@ class Motions(SimulatedSuite):
 
     Goal i of a benchmark seed is a place of the block and of the finger, the same for all tasks.
     Actions are (3,), the displacement of the finger's target in units of 3 cm, in [-1, 1]; for the
-    state see `MotionScene`. Episodes terminate with the motion and are truncated after 100
-    steps, which are 10 s. See `SimulatedSuite` for the other fields.
+    state see `MotionScene`. Episodes are truncated after 100 steps, which are 10 s. See
+    `SimulatedSuite` for the other fields.
 
     Attributes:
         tasks: all of the split's, where none is named.
@@ -125,6 +125,9 @@ class Motions(SimulatedSuite):
         cameras: any of `CAMERAS`, or their numbers.
         detours: whether experts take detours on their way to the block, so that there is more to
             learn than a path for each motion.
+        terminates: whether an episode ends with its motion, wherever within reach of the last
+            waypoint that is. Where it does not, demonstrations go on to that waypoint and rest
+            there, so that who stays a little behind what he is shown is not a little short of it.
     """
 
     library: ClassVar[str] = "motions"
@@ -135,6 +138,7 @@ class Motions(SimulatedSuite):
     cameras: tuple[int | str, ...] = ("front",)
     image_size: tuple[int, int] = (64, 64)
     detours: bool = True
+    terminates: bool = True
 
     def __post_init__(self) -> None:
         check_choice("split", self.split, get_args(Split))
@@ -144,7 +148,8 @@ class Motions(SimulatedSuite):
 
     @property
     def name(self) -> str:
-        return f"motions/{self.split}" + ("" if self.detours else "/straight")
+        ways = "" if self.detours else "/straight"
+        return f"motions/{self.split}{ways}" + ("" if self.terminates else "/resting")
 
     @property
     def hand(self) -> Hand:
@@ -157,7 +162,7 @@ class Motions(SimulatedSuite):
 
     def open_simulator(self, task: str) -> MotionScene:
         """The scene, judged by the motion."""
-        return MotionScene(_SPLITS[self.split][task])
+        return MotionScene(_SPLITS[self.split][task], terminates=self.terminates)
 
     def change_task(self, simulator: Simulator, task: str) -> Simulator:
         """The same simulator: one scene serves all motions."""

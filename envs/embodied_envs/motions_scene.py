@@ -20,6 +20,7 @@ RISE, RETREAT = 0.14, 0.15  # m: they look alike from the front
 BEHIND = 0.086  # m behind the block, where the table looks as what is `HIGH` above the block
 NEAR = 0.045  # m from a waypoint at which it counts as visited
 PUSHED, ASIDE = 0.08, 0.04  # m that a pushed block goes at least, and strays at most
+FURTHER = 0.02  # m that the expert pushes it beyond that
 KEPT = 0.02  # m that a block may move that is not to be pushed
 DIRECTIONS: Mapping[str, float] = {  # degrees, seen from above
     "right": 0.0,
@@ -81,21 +82,22 @@ class Motion:
 class MotionScene(Scene):
     """One motion about the block; arrangements do not depend on it.
 
-    The state is (8,): fingertip and its target (3 + 3, m), the block's xy (m). Episodes terminate
-    when the motion is done: its waypoints visited in turn, and the block pushed, or left where it
-    was. Info holds `result`, the share of the waypoints that were visited, 1 where all is done.
+    The state is (8,): fingertip and its target (3 + 3, m), the block's xy (m). A motion is done
+    when its waypoints were visited in turn, and the block pushed, or left where it was. Info holds
+    `result`, the share of the waypoints that were visited, 1 where all is done.
 
     Attributes:
         motion: what is judged; may be replaced before a reset.
+        terminates: whether an episode ends with its motion.
     """
 
     file = "motions.xml"
     bounds = ((-0.28, -0.26, 0.01), (0.28, 0.28, 0.22))
     start = (0.0, -0.2, 0.12)
 
-    def __init__(self, motion: Motion) -> None:
+    def __init__(self, motion: Motion, *, terminates: bool = True) -> None:
         super().__init__()
-        self.motion = motion
+        self.motion, self.terminates = motion, terminates
         self._block = int(self.model.joint("block").qposadr[0])
         self._begun = np.zeros(2)
         self._ahead: list[Vector] = []
@@ -121,9 +123,9 @@ class MotionScene(Scene):
         return np.concatenate([self.finger, self._target, self.block])
 
     def step(self, action: NDArray[np.float64]) -> Transition:
-        """Ends with the motion."""
+        """Ends with the motion, if episodes do."""
         last = super().step(action)
-        return last._replace(terminated=last.info["result"] == 1.0)
+        return last._replace(terminated=self.terminates and last.info["result"] == 1.0)
 
     def judge(self) -> tuple[float, Mapping[str, Any]]:
         """1 once, when the motion is done."""
@@ -146,18 +148,19 @@ class MotionExpert:
     """Visits the waypoints in turn, coming down to the first from above; steps are 2 cm at most.
 
     It takes the state (8,) and keeps in mind where the block was at first. On its way to the block
-    it takes detours, which the seed draws: one or two, high or low; or none.
+    it takes detours, which the seed draws: one or two, high or low; or none. At the end it rests.
     """
 
     def __init__(self, motion: Motion, *, seed: int = 0, detours: bool = True) -> None:
         self._motion, self._detours = motion, detours
         self._random = np.random.default_rng([seed, 1])
         self._ahead: list[Vector] = []
+        self._begun = np.zeros(2)
 
     def __call__(self, state: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         finger, target, block = np.split(np.asarray(state, np.float64), [3, 6])
         if not self._ahead:
-            self._ahead = self._plan(finger, block)
+            self._ahead, self._begun = self._plan(finger, block), block
         while len(self._ahead) > 1 and np.linalg.norm(self._ahead[0] - finger) <= _THERE:
             del self._ahead[0]
         goal = self._ahead[0]
@@ -185,8 +188,10 @@ class MotionExpert:
         return [*detours, *above, *waypoints]
 
     def _behind(self, finger: Vector, block: Vector) -> Vector:
-        """Where the finger goes next, behind a block that it pushes."""
+        """Where the finger goes next, behind a block that it pushes; nowhere when it is there."""
         along = self._motion.along
+        if float((block - self._begun) @ along) >= PUSHED + FURTHER:
+            return finger
         across = np.array([-along[1], along[0]])
         aside = float((finger[:2] - block) @ across)
         return _at(finger[:2] + _STRIDE * along - 0.8 * aside * across, LOW)
