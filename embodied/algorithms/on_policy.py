@@ -156,7 +156,7 @@ class OnPolicy(Algorithm):
         if reward is None or batch.continues is None or next_observation is None:
             raise ValueError("this algorithm learns from fresh segments: choose source=on_policy")
         assert batch.discount is not None
-        s, a = self.policy.features(batch.observation), self.policy.unit(batch.action[:, 0])
+        s, a = self.policy.features(batch.observation), self.policy.decision(batch.action)
         scale = self._scale(reward, batch.continues)
         value, after = self.values(s), self.values(self.policy.features(next_observation))
         found = generalised_advantages(
