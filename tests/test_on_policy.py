@@ -247,7 +247,7 @@ def test_likelihoods_are_of_the_policy_that_acted():
     learner = make("ppo")
     batch = segments()
     before = learner.policy.log_prob(
-        learner.policy.features(batch.observation), learner.policy.unit(batch.action[:, 0])
+        learner.policy.features(batch.observation), learner.policy.decision(batch.action)
     ).detach()
     seen = []
     improve = learner.improve
@@ -353,7 +353,7 @@ def test_draws_of_a_clipped_policy_leave_the_bounds_and_its_actions_do_not():
     drawn = policy.explore(Observation(state), Condition(), noise=noise)
     assert (drawn[:, 0].abs() > torch.tensor([2.0, 1.0])).any()
     assert (policy.act(Observation(state), Condition(), noise=noise).abs() <= 2).all()
-    unit = policy.unit(drawn[:, 0])
+    unit = policy.decision(drawn)
     mean, log_std = policy.gaussian(policy.features(Observation(state)))
     expected = torch.distributions.Normal(mean, log_std.exp()).log_prob(unit).sum(-1)
     assert torch.allclose(policy.log_prob(policy.features(Observation(state)), unit), expected)
