@@ -76,6 +76,7 @@ def test_what_is_asked_is_part_of_the_graph(make_policy: Make) -> None:
     assert distance(blue, export.export(red).module()) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_by_its_command(
     compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

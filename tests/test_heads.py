@@ -219,7 +219,7 @@ def test_a_wrong_key_is_named(name: str) -> None:
         build(name, num_layer=2)
 
 
-SLOW = {"ddpm_unet"}  # to train
+SLOW = {"ddpm_unet", "distilled", "fast", "shortcut", "vqbet"}  # to train
 
 
 # One test for each head, so that no two processes train it.

@@ -358,6 +358,7 @@ def relabel(*overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_command_labels_lists_and_undoes(tmp_path: Path) -> None:
     root = tmp_path / "set"
     with LeRobotWriter(root, spec=SPEC) as writer:

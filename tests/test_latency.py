@@ -88,6 +88,7 @@ def test_heun_is_counted_by_its_evaluations(make_policy: Make) -> None:
     assert first.evaluations == 2 * 16 - 1
 
 
+@pytest.mark.slow
 def test_the_most_accurate_that_fits_is_taken(
     make_policy: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,7 @@ def test_corrections_join_the_candidates_and_leave_the_action_level(
     assert all(name.startswith("phrase_level.") for name in changed)
 
 
+@pytest.mark.slow
 def test_runs_are_examined_on_the_same_episodes(
     base: Path, config: Callable[..., Any], tmp_path: Path, command: Run, compose: Compose
 ) -> None:

@@ -153,6 +153,7 @@ def test_other_data_are_refused(
         embodied.train(compose(interrupted))
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_saving_costs_no_checkpoint(
     tiny: tuple[str, ...], compose: Compose, interrupted: Path, unbroken: Path, command: Any
 ) -> None:
@@ -188,6 +189,7 @@ def test_the_global_generators_are_restored(compose: Compose, interrupted: Path)
     assert torch.equal(found.tensors["random"]["torch"], after.tensors["random"]["torch"])
 
 
+@pytest.mark.slow
 def test_killed_runs_lose_nothing(tmp_path: Path) -> None:
     card = drill(tmp_path, kills=1, steps=8)
     assert card.kills == 1

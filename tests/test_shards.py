@@ -274,6 +274,7 @@ LAUNCHERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "death"), LAUNCHERS)
 def test_a_simulator_that_kills_its_process_costs_the_episodes_beside_it(
     policy: Policy,
