@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embodied.algorithms.base import Algorithm
 from embodied.algorithms.bc import warmup_cosine
-from embodied.algorithms.optimizer_state import moments, restore
+from embodied.algorithms.saved import Saved
 from embodied.algorithms.trade_off import Family, Fixed, TradeOff
 from embodied.distributed import World
 from embodied.networks.ensemble import EnsembleMLP
@@ -71,7 +70,7 @@ class Transition:
         )
 
 
-class ValueLearner(Algorithm):
+class ValueLearner(Saved):
     """Learns a policy and critics Q(s, a) of its decisions, with targets that follow slowly.
 
     Args:
@@ -178,22 +177,6 @@ class ValueLearner(Algorithm):
         if self.actor_cosine:
             factor = warmup_cosine(step, warmup=0, total=self.offline_steps)
             self.optimizer.param_groups[0]["lr"] = self._rates[0] * factor
-
-    # What a checkpoint holds
-
-    def inference_state(self) -> dict[str, Tensor]:
-        return {name: x.detach().cpu().clone() for name, x in self.policy.state_dict().items()}
-
-    def state_dict(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        parts = {name: x.detach() for name, x in self.parts.state_dict().items()}
-        return {"parts": parts, "optimizer": moments(self.optimizer)}, {}
-
-    def load_state_dict(
-        self, tensors: dict[str, dict[str, Tensor]], document: dict[str, Any]
-    ) -> None:
-        self.policy.load_state_dict(tensors["policy"])
-        self.parts.load_state_dict(tensors["parts"])
-        restore(self.optimizer, tensors["optimizer"])
 
 
 class ActorCritic(ValueLearner):

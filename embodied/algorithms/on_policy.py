@@ -10,13 +10,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from embodied.algorithms.base import Algorithm
-from embodied.algorithms.optimizer_state import moments, restore
+from embodied.algorithms.saved import Saved
 from embodied.distributed import World
 from embodied.networks.ensemble import EnsembleMLP
 from embodied.networks.gaussians import normal_kl
@@ -61,7 +59,7 @@ class Examined(Struct):
         return self.map(lambda x: x[index])
 
 
-class OnPolicy(Algorithm):
+class OnPolicy(Saved):
     """Learns an `ActorPolicy` and the values V(s) of what it does, one output for each objective.
 
     Args:
@@ -247,22 +245,6 @@ class OnPolicy(Algorithm):
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm)
         self.optimizer.step()
-
-    # What a checkpoint holds
-
-    def inference_state(self) -> dict[str, Tensor]:
-        return {name: x.detach().cpu().clone() for name, x in self.policy.state_dict().items()}
-
-    def state_dict(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        parts = {name: x.detach() for name, x in self.parts.state_dict().items()}
-        return {"parts": parts, "optimizer": moments(self.optimizer)}, {}
-
-    def load_state_dict(
-        self, tensors: dict[str, dict[str, Tensor]], document: dict[str, Any]
-    ) -> None:
-        self.policy.load_state_dict(tensors["policy"])
-        self.parts.load_state_dict(tensors["parts"])
-        restore(self.optimizer, tensors["optimizer"])
 
 
 def standardised(x: Tensor) -> Tensor:
