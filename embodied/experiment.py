@@ -15,15 +15,17 @@ from typing import Any
 import torch
 
 from embodied import checkpoint
-from embodied.build import instantiate, read_stored, resolve
+from embodied.build import ConfigError, instantiate, read_stored, resolve
 from embodied.dataset_task import DatasetTask
 from embodied.devices import set_threads
 from embodied.distributed import World, join
+from embodied.early_stop import EarlyStop
 from embodied.loading import build_policy, start_from
 from embodied.locks import RunLock
 from embodied.loggers import JsonlLogger, Loggers
 from embodied.on_policy_task import OnPolicyTask
 from embodied.policies.base import Policy
+from embodied.preference_task import ComparedTask, PreferenceTask
 from embodied.resume import check_resumable
 from embodied.rewarded_task import RewardedTask
 from embodied.stopwatch import Stopwatch
@@ -113,7 +115,7 @@ def _train(config: Config, world: World) -> Path | None:
             trainer.exam = stack.enter_context(contextlib.closing(task.curve()))
         trainer.run()
     trainer.logger.close()
-    state = trainer.algorithm.inference_state()  # on all ranks, since each may hold a shard
+    state = trainer.chosen_state()  # on all ranks, since each may hold a shard
     if not world.is_main:
         return None
     if world.size > 1:
@@ -126,6 +128,8 @@ def make_task(config: Config) -> Task:
     """A task with a suite to act in, with rewards or without, or one of recorded data alone."""
     if "num_steps" in config["source"]:
         return OnPolicyTask(config)
+    if "num_pairs" in config["source"]:
+        return PreferenceTask(config) if "suite" in config["task"] else ComparedTask(config)
     if "reward" in config["source"]:
         return RewardedTask(config)
     return SuiteTask(config) if "suite" in config["task"] else DatasetTask(config)
@@ -165,7 +169,20 @@ def make_trainer(config: Config, policy: Policy, data: TrainingData, world: Worl
         log_every=settings["log_every"],
         keep=settings["keep"],
         exam_every=config["eval"]["every"],
+        early_stop=_early_stop(config, world),
     )
+
+
+def _early_stop(config: Config, world: World) -> EarlyStop | None:
+    node = config["train"].get("early_stop")
+    if node is None:
+        return None
+    if not config["eval"]["every"] or world.size > 1:
+        raise ConfigError(
+            "E_CONFIG_VALUE: train.early_stop goes by short evaluations in one process: set "
+            "eval.every, and start it without torchrun"
+        )
+    return EarlyStop(**{name: x for name, x in node.items() if name != "benchmark_seed"})
 
 
 def check_same_run(directory: Path, documents: Config) -> None:

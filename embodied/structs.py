@@ -110,6 +110,36 @@ class Condition(Struct):
 
 
 @dataclass(frozen=True)
+class SegmentBatch(Struct):
+    """Stretches of L steps, each within one episode.
+
+    Attributes:
+        state: (B, L, S) before each action, environment units.
+        action: (B, L, A), environment units.
+        mask: (B, L) bool, False past the episode's end.
+        told: B instructions.
+    """
+
+    state: Tensor
+    action: Tensor
+    mask: Tensor
+    told: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pairs(Struct):
+    """Comparisons of two segments each.
+
+    Attributes:
+        second_better: (B,) in [0, 1], the probability that the second is better; 0.5 is a tie.
+    """
+
+    first: SegmentBatch
+    second: SegmentBatch
+    second_better: Tensor
+
+
+@dataclass(frozen=True)
 class Batch(Struct):
     """Training windows.
 
@@ -128,6 +158,9 @@ class Batch(Struct):
         continues: (B,) bool, of segments that lie end to end: whether the next row is the step that
             followed; False where an episode ended, or the segment did.
         objectives: (B, K) what the step earned in each of several objectives.
+        pairs: comparisons to learn from, as many as there are; their number need not be B.
+        held_out: comparisons to be judged by, the same ones in every batch.
+        segments: stretches that nobody compared.
     """
 
     observation: Observation
@@ -143,6 +176,9 @@ class Batch(Struct):
     return_to_go: Tensor | None = None
     continues: Tensor | None = None
     objectives: Tensor | None = None
+    pairs: Pairs | None = None
+    held_out: Pairs | None = None
+    segments: SegmentBatch | None = None
 
 
 @dataclass(frozen=True)

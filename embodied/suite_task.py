@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from embodied.data.windows import Windows
 from embodied.distributed import World
 from embodied.policies.base import Policy
 from embodied.preflight import check_config, check_policy
+from embodied.protocols import Protocol
 from embodied.simulators import choose_backend
 from embodied.stopwatch import Stopwatch
 from embodied.structs import Episodes
@@ -112,11 +114,14 @@ class SuiteTask:
         check_policy(self.config, policy, self.suite)
 
     def curve(self) -> CurvePoint:
-        """Measures the first `eval.episodes` episodes of the protocol."""
+        """Measures the first `eval.episodes` episodes of the protocol; where training ends by
+        them, with goals of another `benchmark_seed`, so that the result is none of the choice."""
         config = self.config
         backend = choose_backend(config, self.suite)
         settings = {**config["env"], "workers": 0, **config["eval"], "backend": backend}
-        protocol = instantiate(config["protocol"])
+        protocol: Protocol = instantiate(config["protocol"])
+        if stop := config["train"].get("early_stop"):
+            protocol = replace(protocol, benchmark_seed=stop["benchmark_seed"])
         return CurvePoint(self.suite, protocol, config["eval"]["episodes"], settings)
 
     def assess(self, policy: Policy, fingerprint: str, clock: Stopwatch) -> Path:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from embodied import checkpoint
 from embodied.algorithms.base import Algorithm
 from embodied.distributed import World
+from embodied.early_stop import EarlyStop
 from embodied.loggers import Loggers, to_floats
 from embodied.policies.base import Policy
 from embodied.resume import random_state, restore_random_state
@@ -99,6 +100,7 @@ class Trainer:
         keep: how many checkpoints to keep.
         exam: measures the policy as it would be evaluated, every `exam_every` steps, before the
             first and after the last one.
+        early_stop: ends training when the exam finds no progress; in one process.
     """
 
     algorithm: Algorithm
@@ -113,6 +115,7 @@ class Trainer:
     keep: int = 3
     exam: Callable[[Policy], Metrics] | None = None
     exam_every: int | None = None
+    early_stop: EarlyStop | None = None
     step: int = 0
 
     def __post_init__(self) -> None:
@@ -135,6 +138,8 @@ class Trainer:
         self.source.load_state_dict(state["source"])
         self._means.sums = {k: v.to(self.world.device) for k, v in tensors["metrics"].items()}
         self._means.count = state["metrics"]
+        if self.early_stop is not None:
+            self.early_stop.load_state_dict(tensors.get("best", {}), state["early_stop"])
         restore_random_state(tensors["random"], state["random"])
         self.step = self._saved = found.step
         logger.info("resumed from %s", found.path)
@@ -147,6 +152,8 @@ class Trainer:
         groups, document = self.algorithm.state_dict()
         policy = self.algorithm.inference_state()
         random_tensors, random_document = random_state()
+        stop = self.early_stop
+        best, best_document = ({}, None) if stop is None else stop.state_dict()
         if self.world.is_main:
             checkpoint.save(
                 self.directory,
@@ -154,6 +161,7 @@ class Trainer:
                 tensors={
                     "policy": policy,
                     **groups,
+                    **({"best": best} if best else {}),
                     "metrics": self._means.sums,
                     "random": random_tensors,
                 },
@@ -164,6 +172,7 @@ class Trainer:
                         "source": self.source.state_dict(),
                         "metrics": self._means.count,
                         "random": random_document,
+                        "early_stop": best_document,
                     },
                 },
                 keep=self.keep,
@@ -182,7 +191,7 @@ class Trainer:
         with signals.caught(), self._progress() as bar:
             if self.step == 0:
                 self._examine()
-            while self.step < self.steps:
+            while self.step < self.steps and not (self.early_stop and self.early_stop.is_over):
                 self._means.add(self.algorithm.update(next(self.source), self.step))
                 self.step += 1
                 if self.step % self.log_every == 0 or self.step == self.steps:
@@ -195,11 +204,26 @@ class Trainer:
                 if self.step % 10 == 0 or self.world.size == 1:
                     self._stop_if_asked(signals)
             self.save()
+            if self.early_stop is not None and self.early_stop.weights:
+                self._log_best(self.early_stop)
+
+    def chosen_state(self) -> dict[str, Tensor]:
+        """The weights to evaluate: the best ones where that is kept account of, else the last."""
+        if self.early_stop is not None and self.early_stop.weights:
+            return self.early_stop.weights
+        return self.algorithm.inference_state()
+
+    def _log_best(self, best: EarlyStop) -> None:
+        logger.info("best %s: %.3f at step %d", best.measure, best.value, best.step)
+        self.logger.log({"best/step": float(best.step), "best/value": best.value}, self.step)
 
     def _examine(self) -> None:
         if self.exam is not None and self.world.is_main:
             with self.algorithm.inference() as policy:
-                self.logger.log(self.exam(policy), self.step)
+                found = self.exam(policy)
+                self.logger.log(found, self.step)
+                if self.early_stop is not None:
+                    self.early_stop.see(found, self.step, policy.state_dict())
 
     def _progress(self) -> Any:
         return tqdm(
@@ -214,7 +238,7 @@ class Trainer:
         means = self._means.read(self.world)
         self._refuse_nonfinite(means)
         self._means.clear()
-        means |= to_floats(self.source.take_metrics())
+        means |= to_floats(self.source.take_metrics()) | to_floats(self.algorithm.take_metrics())
         if self.world.is_main:
             self.logger.log(means, self.step)
             bar.set_postfix({k: f"{v:.3g}" for k, v in means.items()}, refresh=False)

@@ -74,12 +74,13 @@ def save_preferences(path: Path, name: str, preferences: Preferences, episodes: 
     write_atomically(file, lambda temporary: temporary.write_bytes(content))
 
 
-def load_preferences(path: Path, name: str, episodes: Episodes) -> Preferences:
+def load_preferences(path: str | Path, name: str, episodes: Episodes) -> Preferences:
     """The set of that name, for the data set as it is now, in any order and with more episodes.
 
     Raises ValueError where there is no such set, DataError where it is damaged or of episodes that
     are not among these.
     """
+    path = Path(path)
     if name not in sets(path):
         raise ValueError(f"{path} has no preferences {name!r}; it has {sets(path)}")
     file = folder(path) / f"{name}{_SUFFIX}"

@@ -30,6 +30,10 @@ class Algorithm(ABC):
     def inference_state(self) -> dict[str, Tensor]:
         """The policy's state dict as it should be evaluated (averaged weights), unsharded."""
 
+    def take_metrics(self) -> Metrics:
+        """What is worth knowing at a logged step but too dear at each; mostly nothing."""
+        return {}
+
     @contextmanager
     def inference(self) -> Iterator[Policy]:
         """The policy as it should be evaluated, inside the block."""

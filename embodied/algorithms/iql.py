@@ -38,16 +38,21 @@ class IQL(ActorCritic):
 
     def losses(self, t: Transition, step: int, noise: Noise) -> tuple[Losses, Metrics]:
         losses, metrics, advantage = implicit_values(self, self.value, t, self.expectile)
-        if self.acts_now(step):
-            online = self.is_online(step)
-            coefficient = self.trade_off.coefficient(self.policy, t.s, online=online, noise=noise)
-            weight = (coefficient * advantage).exp().clamp(max=self.max_weight)
-            log_prob = self.policy.log_prob(t.s, t.a, coefficient)
-            losses["actor"] = -(weight * log_prob).mean()  # Eq. 7
-            more, measured = self.trade_off.losses(self.policy, t.s, self.target_q, noise)
-            losses |= more
-            metrics |= measured
-        return losses, metrics
+        more, measured = self.improve(t, advantage, step, noise)
+        return losses | more, metrics | measured
+
+    def improve(
+        self, t: Transition, advantage: Tensor, step: int, noise: Noise
+    ) -> tuple[Losses, Metrics]:
+        """The policy's losses, by advantages (B,); none in steps in which it does not learn."""
+        if not self.acts_now(step):
+            return {}, {}
+        online = self.is_online(step)
+        coefficient = self.trade_off.coefficient(self.policy, t.s, online=online, noise=noise)
+        weight = (coefficient * advantage).exp().clamp(max=self.max_weight)
+        log_prob = self.policy.log_prob(t.s, t.a, coefficient)
+        more, metrics = self.trade_off.losses(self.policy, t.s, self.target_q, noise)
+        return {"actor": -(weight * log_prob).mean(), **more}, metrics  # Eq. 7
 
 
 def implicit_values(

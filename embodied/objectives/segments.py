@@ -27,3 +27,8 @@ def cpl(chosen: Answers, rejected: Answers, *, alpha: float = 0.1, bias: float =
 def cpl_kl(chosen: Answers, rejected: Answers, *, alpha: float = 0.2, bias: float = 0.75) -> Tensor:
     """`cpl` of log-ratios to a cloned policy, (B,) (CPL-KL). With `bias` 1 it is DPO."""
     return -functional.logsigmoid(alpha * (chosen.delta() - bias * rejected.delta()))
+
+
+def preferred(chosen: Answers, rejected: Answers) -> Tensor:
+    """-log pi_w, (B,), a mean over the steps: imitation of what was preferred (SFT)."""
+    return -chosen.log_likelihood() / chosen.lengths()

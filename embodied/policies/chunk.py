@@ -127,6 +127,11 @@ class ChunkPolicy(Policy):
         loss = (errors * mask).sum() / mask.sum().clamp(min=1)
         return loss, {"loss": loss.detach(), **by_source(errors.detach(), batch)}
 
+    def encoded(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Context (B, L, D) and normalised actions (B, H, A), as the head sees them."""
+        context = self.encoder(batch.observation, batch.condition)
+        return context, self._normalize(batch.action, self._start(batch.observation))
+
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         action = self._sample(observation, condition, noise)
         return self._denormalize(action, self._start(observation))

@@ -1,0 +1,54 @@
+"""The values of a trained learner, for teachers who know how good a state is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embodied.build import instantiate, read_stored
+from embodied.data.asking import Values
+from embodied.data.transitions import Reward
+from embodied.distributed import World
+from embodied.loading import load_policy
+from embodied.structs import Observation
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Attributes:
+    values: of states, in the environment's rewards.
+    discount: that they were learned with.
+    """
+
+    values: Values
+    discount: float
+
+
+def load_oracle(run: Path) -> Oracle:
+    """V of a run of implicit Q-learning on the true reward.
+
+    Raises ValueError for a run without values, or with rewards that were not merely scaled.
+    """
+    policy, found = load_policy(run, "cpu")
+    config = read_stored(found.documents["config"])
+    reward = Reward(**config["source"].get("reward", {}))
+    world = World(0, 1, torch.device("cpu"))
+    learner = instantiate(config["algorithm"])(policy, world=world, steps=1, seed=0)
+    if not hasattr(learner, "value") or reward.shift or reward.return_range or reward.of != "reward":
+        raise ValueError(
+            f"source.critic={run}: an oracle is a run of algorithm=iql on the true reward "
+            "(source.reward.of=reward, shift=0, return_range=null); train one"
+        )
+    learner.parts.load_state_dict(found.tensors["parts"])
+
+    @torch.no_grad()
+    def values(states: NDArray[np.float32]) -> NDArray[np.floating]:
+        features = policy.features(Observation(torch.tensor(states, dtype=torch.float32)[:, None]))
+        v: NDArray[np.floating] = learner.value(features)[0, :, 0].numpy() / reward.scale
+        return v
+
+    return Oracle(values, config["source"]["discount"])
