@@ -167,7 +167,7 @@ class _Recorder:
     def run(self, job: Recorded) -> None:
         episode = self._recorded[job.index]
         frames: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in self._spec.cameras}
-        for observation in _again(self._env, job.key, episode):
+        for observation in again(self._env, job.key, episode):
             for name, film in frames.items():
                 film.append(np.array(observation[name]))
         images = {name: np.stack(each) for name, each in frames.items()}
@@ -179,7 +179,7 @@ class _Recorder:
         self._env.close()
 
 
-def _again(env: Any, key: str, episode: Episode) -> Iterator[Mapping[str, Any]]:
+def again(env: Any, key: str, episode: Episode) -> Iterator[Mapping[str, Any]]:
     """The observations before each action of an episode that is run again, each checked."""
     names = ("task", "goal", "benchmark_seed")
     options = {name: episode.info[name] for name in names} | {"instruction": episode.instruction}

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
 import socket
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +19,9 @@ from PIL import Image
 from embodied.data.sketches import Trace
 from embodied.results import write_atomically
 from embodied.sketching.drawing import Drawing, DrawingError, Sheet
-from embodied.sketching.gate import (
-    EVERYWHERE,
-    HEADERS,
-    Answer,
-    Refusal,
-    check_source,
-    json_answer,
-    read_body,
-)
+from embodied.sketching.gate import EVERYWHERE, Answer, Refusal, json_answer
+from embodied.sketching.handler import PageHandler, Reads, Writes
 
-logger = logging.getLogger(__name__)
 _POLL_S = 0.1
 
 
@@ -96,6 +86,18 @@ class SketchServer(ThreadingHTTPServer):
         assert self._saved is not None
         return self._saved
 
+    def reads(self) -> Reads:
+        """What can be asked for, by its path."""
+        return {
+            "/": lambda: Answer(_page(), "text/html; charset=utf-8"),
+            "/facts": self.facts,
+            "/image.png": lambda: Answer(_png(self.sheet.image), "image/png"),
+        }
+
+    def writes(self) -> Writes:
+        """What can be sent, by its path."""
+        return {"/preview": self.preview, "/save": self.save}
+
     def facts(self) -> Answer:
         """What the page needs to know."""
         height, width = self.sheet.size
@@ -143,52 +145,12 @@ class SketchServer(ThreadingHTTPServer):
             self._done.set()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: SketchServer
-    timeout = 10  # s of silence, after which a connection is given up
-
-    def do_GET(self) -> None:
-        pages = {
-            "/": lambda: Answer(_page(), "text/html; charset=utf-8"),
-            "/facts": self.server.facts,
-            "/image.png": lambda: Answer(_png(self.server.sheet.image), "image/png"),
-        }
-        self._answer(lambda: _choose(pages, self.path)())
-
-    def do_POST(self) -> None:
-        pages = {"/preview": self.server.preview, "/save": self.server.save}
-        try:
-            self._answer(lambda: _choose(pages, self.path)(read_body(self.headers, self.rfile)))
-        finally:  # also where the page was closed before it could be told
-            self.server.finish()
-
-    def _answer(self, find: Callable[[], Answer]) -> None:
-        try:
-            check_source(self.headers, self.server.host)
-            answer = find()
-        except Refusal as refusal:
-            answer = json_answer({"error": str(refusal)}, refusal.status)
-        except DrawingError as error:
-            parts = {"field": error.field, "value": error.value, "remedy": error.remedy}
-            answer = json_answer({"error": str(error), **parts}, HTTPStatus.BAD_REQUEST)
-        self.send_response(answer.status)
-        headers = {"Content-Type": answer.kind, "Content-Length": str(len(answer.body))}
-        for name, value in (headers | HEADERS).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(answer.body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        logger.debug(format, *args)
-
-
-def _choose(pages: dict[str, Any], path: str) -> Any:
-    if path not in pages:
-        there = ", ".join(pages)
-        raise Refusal(
-            HTTPStatus.NOT_FOUND, f"the path must be one of {there}, got {path[:60]!r}; open /"
-        )
-    return pages[path]
+class _Handler(PageHandler):
+    def refused(self, error: ValueError) -> Answer:
+        if not isinstance(error, DrawingError):
+            return super().refused(error)
+        parts = {"field": error.field, "value": error.value, "remedy": error.remedy}
+        return json_answer({"error": str(error), **parts}, HTTPStatus.BAD_REQUEST)
 
 
 def _page() -> bytes:
