@@ -38,7 +38,12 @@ def load_oracle(run: Path) -> Oracle:
     reward = Reward(**config["source"].get("reward", {}))
     world = World(0, 1, torch.device("cpu"))
     learner = instantiate(config["algorithm"])(policy, world=world, steps=1, seed=0)
-    if not hasattr(learner, "value") or reward.shift or reward.return_range or reward.of != "reward":
+    if (
+        not hasattr(learner, "value")
+        or reward.shift
+        or reward.return_range
+        or reward.of != "reward"
+    ):
         raise ValueError(
             f"source.critic={run}: an oracle is a run of algorithm=iql on the true reward "
             "(source.reward.of=reward, shift=0, return_range=null); train one"

@@ -49,6 +49,11 @@ class PreferenceTask(RewardedTask):
     def check(self) -> None:
         check_config(self.config, self.suite)
         check_comparisons(self.config)
+        if len(self.suite.tasks) > 1:
+            raise ConfigError(
+                f"E_CONFIG_VALUE: comparisons are of one task, got {list(self.suite.tasks)}; name "
+                "one in task.suite.tasks"
+            )
 
     def load(self, world: World) -> TrainingData:
         self.refuse_many(world)
@@ -127,6 +132,6 @@ def agreement(run: Path) -> Estimate:
 
 def _line(found: Estimate) -> str:
     return (
-        f"held-out comparisons: {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}] n={found.episodes} "
-        "agreed with"
+        f"agreement with held-out comparisons: {found.mean:.3f} [{found.low:.3f}, "
+        f"{found.high:.3f}] n={found.episodes}"
     )

@@ -24,7 +24,8 @@ LAYERS = (
     ("policies",),
     ("algorithms", "ema", "distributed"),
     ("checkpoint_files",),
-    ("data", "sources", "trainer", "checkpoint", "loggers", "resume", "protocols"),
+    ("data", "sources", "learning_curve", "early_stop", "trainer", "checkpoint", "loggers"),
+    ("resume", "protocols"),
     ("execution",),
     ("rollout",),
 )

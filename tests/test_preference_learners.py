@@ -56,8 +56,9 @@ def batch(pairs: Pairs | None, action: Tensor, state: Tensor | float = 0.0) -> B
 
 def random_batch(n: int = 12, length: int = 5, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    a, s = torch.rand(4, n, length, generator=generator) * 2 - 1, torch.randn(
-        2, n, length, generator=generator
+    a, s = (
+        torch.rand(4, n, length, generator=generator) * 2 - 1,
+        torch.randn(2, n, length, generator=generator),
     )
     label = torch.tensor([0.0, 1.0, 0.5]).repeat(n // 3)
     pairs = Pairs(segments(a[0], s[0]), segments(a[1], s[1]), label)
@@ -86,7 +87,10 @@ def make(name: str, *overrides: str, steps: int = 100) -> Any:
     config = composed(f"algorithm={name}", *small, *overrides)
     torch.manual_seed(0)
     policy = instantiate(config["policy"], spec=SPEC)
-    observation, action = Observation(torch.tensor([[[-1.0]], [[1.0]]])), torch.tensor([[-1.0], [1.0]])
+    observation, action = (
+        Observation(torch.tensor([[[-1.0]], [[1.0]]])),
+        torch.tensor([[-1.0], [1.0]]),
+    )
     policy.fit_normalizers(observation, Condition(), action)
     return instantiate(config["algorithm"])(policy, world=WORLD, steps=steps, seed=0)
 
@@ -169,7 +173,7 @@ def test_imitating_what_was_preferred_finds_the_mean_of_it() -> None:
 
 
 def test_sppo_finds_the_root_of_its_own_equation() -> None:
-    """With mu_ref = 0: (mu - mu^2 - t)^2 + (-mu - mu^2 + t)^2 is least where mu - t + 2 mu^3 = 0."""
+    """With mu_ref = 0: (mu - mu^2 - t)^2 + (mu + mu^2 - t)^2 is least at mu - t + 2 mu^3 = 0."""
     target = 1 / (2 * 1.0)
     low, high = 0.0, 1.0
     for _ in range(60):
@@ -251,8 +255,13 @@ def test_a_denoiser_learns_what_is_preferred_and_leaves_its_reference() -> None:
     high, low = torch.full((8, 4), 0.6), torch.full((8, 4), -0.6)
     pairs = Pairs(segments(low), segments(high), torch.ones(8))
     learner = Preference(
-        policy, world=WORLD, steps=60, loss=loss_of("dpo", beta=0.3), imitation_steps=0,
-        learning_rate=1e-3, warmup_steps=0,
+        policy,
+        world=WORLD,
+        steps=60,
+        loss=loss_of("dpo", beta=0.3),
+        imitation_steps=0,
+        learning_rate=1e-3,
+        warmup_steps=0,
     )
     layout = Layout(1, 1, pred_horizon=2)
     rows = torch.zeros(4, layout.width)
@@ -344,7 +353,9 @@ def test_oppo_acts_as_was_preferred() -> None:
     """Segments act +0.6 or -0.6 throughout; + is preferred."""
     sign = torch.tensor([1.0, -1.0]).repeat(8)[:, None]
     loose = segments((0.6 * sign).expand(-1, 4))
-    pairs = Pairs(segments(torch.full((8, 4), -0.6)), segments(torch.full((8, 4), 0.6)), torch.ones(8))
+    pairs = Pairs(
+        segments(torch.full((8, 4), -0.6)), segments(torch.full((8, 4), 0.6)), torch.ones(8)
+    )
     learner = OPPO(
         hindsight(), world=WORLD, steps=400, learning_rate=1e-2, optimal_learning_rate=1e-2
     )
@@ -372,8 +383,12 @@ def test_ipl_prefers_what_was_preferred_and_acts_so() -> None:
     label = (a[1, :, :2].sum(-1) > a[0, :, :2].sum(-1)).float()  # the last step is left out
     pairs = Pairs(segments(a[0]), segments(a[1]), label)
     learner = make(
-        "ipl", "algorithm.discount=0.0", "algorithm.regularization=0.01",
-        "algorithm.learning_rate=0.01", "algorithm.coefficient=3", steps=200,
+        "ipl",
+        "algorithm.discount=0.0",
+        "algorithm.regularization=0.01",
+        "algorithm.learning_rate=0.01",
+        "algorithm.coefficient=3",
+        steps=200,
     )
     for step in range(200):
         learner.update(batch(pairs, a[0].flatten()), step)
@@ -388,7 +403,11 @@ def test_ipl_prefers_what_was_preferred_and_acts_so() -> None:
     [
         ("cpl", ("algorithm.judge=taste",), "algorithm.judge.*'taste'"),
         ("cpl", ("algorithm.imitation_steps=101",), r"imitation_steps must lie in \[0, 100\]"),
-        ("diffusion_dpo", ("algorithm.judge=likelihood", "algorithm.imitation_steps=1"), "no likelihoods"),
+        (
+            "diffusion_dpo",
+            ("algorithm.judge=likelihood", "algorithm.imitation_steps=1"),
+            "no likelihoods",
+        ),
         ("ipl", ("algorithm.regularization=-1",), "regularization must be >= 0"),
     ],
 )

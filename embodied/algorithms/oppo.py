@@ -82,9 +82,7 @@ class OPPO(Saved):
 
     def losses(self, pairs: Pairs, segments: SegmentBatch) -> dict[str, Tensor]:
         """Means over segments: "matching", "preference" and "norm"."""
-        first, second, z = (
-            self.policy.encode(x) for x in (pairs.first, pairs.second, segments)
-        )
+        first, second, z = (self.policy.encode(x) for x in (pairs.first, pairs.second, segments))
         optimal, label = self.policy.optimal, pairs.second_better
         moves_points = self._triplet(optimal.detach(), first, second, label)
         moves_optimal = self._triplet(optimal, first.detach(), second.detach(), label)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied.data.preferences import Preferences, Segments, draw_segments, join
+from embodied.data.preferences import Preferences, draw_segments, join
 from embodied.data.teachers import Teacher, usual_return
 from embodied.structs import Episode, Episodes
 
@@ -98,5 +97,3 @@ def _asked(
     answers = teacher.label(pairs, usual_return=usual, rng=rng)
     found = Preferences(first, second, answers.second_better, ("teacher",) * count)
     return found[answers.answered]
-
-

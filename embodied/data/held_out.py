@@ -51,7 +51,7 @@ def linked(preferences: Preferences) -> NDArray[np.int64]:
 
     def find(episode: int) -> int:
         while (above := root.setdefault(episode, episode)) != episode:
-            root[episode] = root[above] if above in root else above
+            root[episode] = root.get(above, above)
             episode = above
         return episode
 

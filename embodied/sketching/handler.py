@@ -28,9 +28,7 @@ class PageHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             self._answer(
-                lambda: choose(self.server.writes(), self.path)(
-                    read_body(self.headers, self.rfile)
-                )
+                lambda: choose(self.server.writes(), self.path)(read_body(self.headers, self.rfile))
             )
         finally:  # also where the page was closed before it could be told
             self.server.finish()
