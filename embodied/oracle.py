@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from embodied.data.asking import Values
 from embodied.data.transitions import Reward
 from embodied.distributed import World
 from embodied.loading import load_policy
+from embodied.policies.actor import ActorPolicy
 from embodied.structs import Observation
 
 
@@ -37,13 +39,11 @@ def load_oracle(run: Path) -> Oracle:
     config = read_stored(found.documents["config"])
     reward = Reward(**config["source"].get("reward", {}))
     world = World(0, 1, torch.device("cpu"))
-    learner = instantiate(config["algorithm"])(policy, world=world, steps=1, seed=0)
-    if (
-        not hasattr(learner, "value")
-        or reward.shift
-        or reward.return_range
-        or reward.of != "reward"
-    ):
+    learner: Any = instantiate(config["algorithm"])(
+        policy, world=world, steps=config["train"]["steps"], seed=0
+    )
+    scaled = reward.of == "reward" and not (reward.shift or reward.return_range)
+    if not isinstance(policy, ActorPolicy) or not hasattr(learner, "value") or not scaled:
         raise ValueError(
             f"source.critic={run}: an oracle is a run of algorithm=iql on the true reward "
             "(source.reward.of=reward, shift=0, return_range=null); train one"

@@ -3,7 +3,9 @@
 Runs are rows by learner and columns by the folder that they lie in. Each cell has the share of
 held-out comparisons that the learner agreed with, ties aside, pooled over the runs of that learner
 (folds, seeds); where the policy also acted, its success or return; and the divergence from its
-reference, where it has one. Intervals are 95 %: Wilson's of pooled pairs and episodes.
+reference, where it has one. Where training was to stop early, "unstopped" are the short evaluations
+at the reference and at the end, which show what the loss did by itself. Intervals are 95 %: Wilson's
+of pooled pairs and episodes.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Row:
         agreed, pairs: held-out comparisons.
         solved, episodes: of the final evaluation; `returns` are those of its episodes.
         kl: from the reference at the end, nats; None for learners without one.
+        unstopped: the measure that training was stopped by, where it began to count and at the
+            end; None without.
     """
 
     agreed: int
@@ -32,6 +37,7 @@ class Row:
     episodes: int
     returns: tuple[float, ...]
     kl: float | None
+    unstopped: tuple[float, float] | None
 
 
 def read(run: Path) -> Row:
@@ -39,7 +45,8 @@ def read(run: Path) -> Row:
     from embodied.loggers import read_jsonl
 
     results = json.loads((run / "results.json").read_text())
-    rows = [row for row in read_jsonl(run / "metrics.jsonl") if "held_out/agreement" in row]
+    logged = read_jsonl(run / "metrics.jsonl")
+    rows = [row for row in logged if "held_out/agreement" in row]
     pairs = round(rows[-1]["held_out/pairs"])
     outcomes = [each for each in results.get("episodes", ()) if each["valid"]]
     return Row(
@@ -49,7 +56,19 @@ def read(run: Path) -> Row:
         episodes=len(outcomes),
         returns=tuple(each["reward"] for each in outcomes),
         kl=rows[-1].get("reference/kl"),
+        unstopped=_unstopped(results.get("config", {}), logged),
     )
+
+
+def _unstopped(
+    config: Mapping[str, Any], rows: Sequence[Mapping[str, float]]
+) -> tuple[float, float] | None:
+    stop = config.get("train", {}).get("early_stop")
+    if not stop:
+        return None
+    name = stop["measure"]
+    counted = [row[name] for row in rows if name in row and row["step"] >= stop["after"]]
+    return (counted[0], counted[-1]) if counted else None
 
 
 def cell(rows: Sequence[Row], *, by_return: bool) -> str:
@@ -71,6 +90,10 @@ def cell(rows: Sequence[Row], *, by_return: bool) -> str:
             solved = wilson(sum(row.solved for row in rows), episodes)
             interval = f"[{solved.low:.2f}, {solved.high:.2f}]"
             parts.append(f"success {solved.mean:.2f} {interval} n={episodes}")
+    curves = [row.unstopped for row in rows if row.unstopped is not None]
+    if curves:
+        begin, end = (np.mean(values) for values in zip(*curves, strict=True))
+        parts.append(f"unstopped {begin:.2f} → {end:.2f}")
     known = [row.kl for row in rows if row.kl is not None]
     if known:
         parts.append(f"KL {np.mean(known):.2f}")

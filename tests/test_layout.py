@@ -24,8 +24,10 @@ LAYERS = (
     ("policies",),
     ("algorithms", "ema", "distributed"),
     ("checkpoint_files",),
-    ("data", "sources", "learning_curve", "early_stop", "trainer", "checkpoint", "loggers"),
-    ("resume", "protocols"),
+    (
+        *("data", "sources", "trainer", "checkpoint", "loggers", "resume", "protocols"),
+        *("learning_curve", "early_stop"),
+    ),
     ("execution",),
     ("rollout",),
 )

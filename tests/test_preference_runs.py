@@ -9,12 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from embodied import checkpoint
 from embodied.build import ConfigError, instantiate
 from embodied.data.preferences import Preferences, Segments
 from embodied.experiment import train
+from embodied.loading import load_policy
 from embodied.loggers import read_jsonl
+from embodied.networks.ensemble import EnsembleMLP
+from embodied.oracle import load_oracle
+from embodied.policies.actor import ActorPolicy
 from embodied.preference_task import agreement
+from embodied.structs import Observation
 from embodied.trainer import Trainer
 from embodied_datasets.compared import save_preferences
 from scripts.drill import differences
@@ -227,3 +234,39 @@ def test_comparisons_of_several_tasks_are_refused(tmp_path: Path) -> None:
     config = compose_config("task=point", "algorithm=oppo", f"run_dir={tmp_path}", "device=cpu")
     with pytest.raises(ConfigError, match=r"comparisons are of one task.*task\.suite\.tasks"):
         train(config)
+
+
+def test_an_oracle_is_a_run_whose_values_are_in_the_rewards_own_units(
+    composed: Composed, tmp_path: Path
+) -> None:
+    """V is learned of rewards times 0.1, and must come back times 10."""
+    small = [each for each in SMALL if not each.startswith(("comparisons", "source."))]
+    data = composed(tmp_path, "algorithm=cpl")["data_dir"]
+    overrides = (*small, f"data_dir={data}", "algorithm.critic_hidden=[8]")
+    scaled = ("source.reward.scale=0.1", "source.discount=0.9")
+    run = tmp_path / "oracle"
+    train(compose_config("task=reach", "algorithm=iql", *overrides, *scaled, f"run_dir={run}"))
+    oracle = load_oracle(run)
+    found = checkpoint.latest(run / "checkpoints")
+    assert found is not None
+    policy, _ = load_policy(run, "cpu")
+    assert isinstance(policy, ActorPolicy)
+    value = EnsembleMLP(1, policy.feature_dim, [8], 1)
+    parts = found.tensors["parts"]
+    value.load_state_dict({k[6:]: x for k, x in parts.items() if k.startswith("value.")})
+    states = np.random.default_rng(0).normal(size=(5, policy.spec.state_dim)).astype(np.float32)
+    with torch.no_grad():
+        features = policy.features(Observation(torch.tensor(states)[:, None]))
+        expected = 10 * value(features)[0, :, 0].numpy()
+    np.testing.assert_allclose(oracle.values(states), expected, rtol=1e-5)
+    assert oracle.discount == 0.9
+    config = composed(
+        tmp_path / "run",
+        "algorithm=cpl",
+        "algorithm.imitation_steps=3",
+        "comparisons.of=regret",
+        f"source.critic={run}",
+    )
+    assert train(config) is not None
+    with pytest.raises(ValueError, match="an oracle is a run of algorithm=iql"):
+        load_oracle(tmp_path / "run")

@@ -44,7 +44,8 @@ class Replay:
     def __init__(self, suite: Suite, episodes: Episodes) -> None:
         self.episodes = episodes
         self._env: Any = suite.make_env()
-        self._camera = next(name for name in self._env.observation_space if name != "state")
+        shown: Any = self._env.observation_space
+        self._camera = next(name for name in shown if name != "state")
 
     def __call__(self, episode: int, start: int, length: int) -> Clip:
         """Raises ValueError where the episode does not come out as it was recorded."""

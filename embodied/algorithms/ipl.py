@@ -63,7 +63,8 @@ class IPL(IQL):
             after = t.discount * self.value(t.next_s)[0, :, 0]
         others = (self.q(self.critic, t.s, t.a) - after).square().mean(1)
         fit = bradley_terry(logits, pairs.second_better).mean(1)
-        return (fit + self.regularization * 0.5 * (compared + others)).sum()
+        loss: Tensor = (fit + self.regularization * 0.5 * (compared + others)).sum()
+        return loss
 
     def implied(self, segments: SegmentBatch) -> Tensor:
         """Rewards (E, B, L - 1) of all steps but the last, by each critic; 0 past the end."""
@@ -73,7 +74,8 @@ class IPL(IQL):
         q = self.q(self.critic, features, action).reshape(-1, rows, length)
         with torch.no_grad():
             v = self.value(features)[0, :, 0].reshape(rows, length)
-        return (q[:, :, :-1] - self.discount * v[:, 1:]) * segments.mask[:, 1:]
+        rewards: Tensor = (q[:, :, :-1] - self.discount * v[:, 1:]) * segments.mask[:, 1:]
+        return rewards
 
     def take_metrics(self) -> Metrics:
         """Agreement of summed implied rewards with comparisons held out."""

@@ -108,7 +108,8 @@ class OPPO(Saved):
 
     def score(self, segments: SegmentBatch) -> Tensor:
         """(B,) how near segments are to the optimal point, at most 0."""
-        return -(self.policy.optimal - self.policy.encode(segments)).norm(dim=-1)
+        distance: Tensor = (self.policy.optimal - self.policy.encode(segments)).norm(dim=-1)
+        return -distance
 
     def take_metrics(self) -> Metrics:
         """Agreement of nearness with comparisons held out, and where the optimal point is."""
