@@ -4,8 +4,8 @@ Runs are rows by learner and columns by the folder that they lie in. Each cell h
 held-out comparisons that the learner agreed with, ties aside, pooled over the runs of that learner
 (folds, seeds); where the policy also acted, its success or return; and the divergence from its
 reference, where it has one. Where training was to stop early, "unstopped" are the short evaluations
-at the reference and at the end, which show what the loss did by itself. Intervals are 95 %: Wilson's
-of pooled pairs and episodes.
+at the reference and at the end, which show what the loss did by itself. Intervals are 95 %:
+Wilson's of pooled pairs and episodes.
 """
 
 from __future__ import annotations
