@@ -19,7 +19,7 @@ from embodied.deploy.limiter import Clips, Motion, brake, braking_path, follow
 from embodied.deploy.limits import TOLERANCE, Array, Limits
 
 MAX_HORIZON = 4096
-_KINDS = ("position", "velocity", "acceleration", "box")
+KINDS = ("position", "velocity", "acceleration", "box")
 
 
 def check_chunk(chunk: TimedChunk, limits: Limits) -> str | None:
@@ -170,6 +170,6 @@ class SafetySupervisor:
             *(clips.position, clips.velocity, clips.acceleration),
             box,
         )
-        self.flags = tuple(kind for kind, each in zip(_KINDS, found, strict=True) if np.any(each))
+        self.flags = tuple(kind for kind, each in zip(KINDS, found, strict=True) if np.any(each))
         self.counts.update(self.flags)
         self._recent.append(bool(self.flags))
