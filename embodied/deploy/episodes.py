@@ -123,9 +123,7 @@ class _Grid:
 class _Made:
     """The columns of an episode with these moments for steps."""
 
-    def __init__(
-        self, steps: Sequence[Moment], grid: _Grid, tape: Tape, setting: Setting
-    ) -> None:
+    def __init__(self, steps: Sequence[Moment], grid: _Grid, tape: Tape, setting: Setting) -> None:
         self.steps, self.grid, self.tape, self.setting = steps, grid, tape, setting
         self.actions = np.stack([command_of(each) for each in steps]).astype(np.float32)
         self.numbers = [each.tick.instruction_id for each in steps]

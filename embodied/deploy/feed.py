@@ -5,6 +5,7 @@ The loop's side is a `Journal` and a `Mail` in one: it passes the mail on and ne
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from embodied.deploy.watchdog import Event, State
 
 _TICK = struct.Struct("<QIIIQqqq")  # time, state, what is there, flags, number, age, two ids
 _ASKED, _SENT = 1, 2
+_ROOM = 64 * 2**20  # bytes
+_LEAST, _MOST = 16, 1000  # moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +136,7 @@ class Feed(Journal):
 
 
 class Wire:
-    """A feed's moments through shared memory, `capacity` of them at most.
+    """A feed's moments through shared memory: as many as `_ROOM` bytes hold, in bounds.
 
     Args:
         creates: True for the control process.
@@ -148,10 +151,12 @@ class Wire:
         *,
         creates: bool,
         folder: Path,
-        capacity: int = 200,
     ) -> None:
         self.packing = Packing(features, len(limits.names))
-        self._ring = Ring(folder / f"{name}-ticks", self.packing.size, capacity, creates=creates)
+        size = self.packing.size
+        capacity = min(max(_ROOM // size, _LEAST), _MOST)
+        path = folder / f"embodied-{os.getuid()}-{name}-ticks"
+        self._ring = Ring(path, size, capacity, creates=creates)
 
     @property
     def lost(self) -> int:

@@ -117,7 +117,7 @@ def policy_view(seen: Seen, features: Features) -> dict[str, Any]:
 
     The state is the robot's own array of that name where it has one, else all its floats, in the
     order of its features, as LeRobot's recordings have them. "previous_action" is what the robot
-    was commanded last.
+    was commanded last, and "time_ns" when this was sensed.
     """
     values = seen.values
     state = values[STATE] if STATE in features else [values[name] for name in floats(features)]
@@ -126,6 +126,7 @@ def policy_view(seen: Seen, features: Features) -> dict[str, Any]:
         STATE: np.asarray(state, np.float32),
         **cameras,
         "previous_action": seen.command.astype(np.float32),
+        "time_ns": np.int64(seen.time),
     }
 
 

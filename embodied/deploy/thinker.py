@@ -53,6 +53,11 @@ class Post(Protocol):
     def send(self, chunk: TimedChunk) -> None: ...
 
 
+Watch = Callable[[Mapping[str, Any], NDArray[Any], str, bool], str | None]
+"""Sees an observation as the policy got it, the (H, A) plan, the phrase behind it, and whether that
+is under a correction; may answer with a line to say."""
+
+
 @dataclass(frozen=True)
 class Thought:
     """An inference, as it is recorded.
@@ -79,6 +84,7 @@ class Thinker:
         dt_s: from one action of a chunk to the next, 1 / the policy's rate.
         every_s: from one inference to the next at least.
         hands: what acts while the operator has taken over.
+        watch: sees each plan once it was sent; what it answers is not heard here.
         note: is given every inference, as it is recorded.
 
     Attributes:
@@ -97,6 +103,7 @@ class Thinker:
         every_s: float,
         clock: Clock,
         hands: Mind | None = None,
+        watch: Callable[[Mapping[str, Any], NDArray[Any], str, bool], Any] | None = None,
         note: Callable[[Thought], Any] = lambda thought: None,
     ) -> None:
         self.mind, self.mail, self.operator, self.hands = mind, mail, operator, hands
@@ -104,8 +111,8 @@ class Thinker:
         self.counts: Counter[str] = Counter()
         self.delays_s: deque[float] = deque(maxlen=_KEPT)
         self._dt, self._every = to_ns(dt_s), to_ns(every_s)
-        self._note = note
-        self._taken = False
+        self._note, self._watch = note, watch
+        self._taken = self._told = False
         self._requests = self._number = 0
         self._next = -(2**63)
 
@@ -123,25 +130,27 @@ class Thinker:
         for word in self.operator.due():
             self._take_up(word)
         self._requests += 1
+        observation = policy_view(seen, self.features)
         try:
-            actions = self._plan(seen)
+            actions = self._plan(observation)
         except Exception:
             self.counts["errors"] += 1
             if self.counts["errors"] == 1:  # else one fault would fill the disk
                 logger.exception("the policy failed; the robot holds unless it works again")
             return False
-        self._send(seen, actions)
+        said = self._send(seen, actions)
+        if self._watch is not None:
+            self._watch(observation, actions, said, self._told)
         return True
 
-    def _plan(self, seen: Seen) -> NDArray[Any]:
-        observation = policy_view(seen, self.features)
+    def _plan(self, observation: dict[str, Any]) -> NDArray[Any]:
         if not self._taken or self.hands is None:
             return np.asarray(self.mind.infer(observation))
         if hasattr(self.mind, "observe"):  # it goes on from where the person leaves the robot
             self.mind.observe(observation)
         return np.asarray(self.hands.infer(observation))
 
-    def _send(self, seen: Seen, actions: NDArray[Any]) -> None:
+    def _send(self, seen: Seen, actions: NDArray[Any]) -> str:
         chunk = TimedChunk(actions, seen.time, seen.time, self._dt, self._requests, self._number)
         self.mail.send(chunk)
         delay_s = (self.clock.now() - seen.time) / SECOND
@@ -149,12 +158,14 @@ class Thinker:
         self.counts["inferences"] += 1
         said = "" if self._taken else str(getattr(self.mind, "said", ""))
         self._note(Thought(self._requests, said, seen.time, delay_s))
+        return said
 
     def _take_up(self, word: Word) -> None:
         """Does as is said; a word that the policy refuses changes nothing but the number."""
         self._number = word.number
         if word.kind is not Kind.TASK:
             self._taken = word.kind is Kind.TAKE_OVER
+            self._told = word.kind is Kind.CORRECTION
         mind: Any = self.mind
         try:
             if word.kind is Kind.TASK:
