@@ -5,9 +5,6 @@ A key acts for a moment, and its plans expire: who lets go, or falls asleep, sto
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -86,23 +83,15 @@ class Keyboard:
         return np.array([float(up in held) - float(down in held) for up, down in pairs])
 
 
-def listen(
-    stream: TextIO, press: Callable[[str], Any], hear: Callable[[str], Any]
-) -> threading.Thread:
-    """Reads a stream key by key in a thread: space stops, ":" begins a line for the operator."""
-
-    def run() -> None:
-        while key := stream.read(1):
-            if key == STOP:
-                hear("stop")
-            elif key == LINE:
-                hear(stream.readline())
-            elif not key.isspace():
-                press(key)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    return thread
+def listen(stream: TextIO, press: Callable[[str], Any], hear: Callable[[str], Any]) -> None:
+    """Reads a stream to its end, key by key: space stops, ":" begins a line for the operator."""
+    while key := stream.read(1):
+        if key == STOP:
+            hear("stop")
+        elif key == LINE:
+            hear(stream.readline())
+        elif not key.isspace():
+            press(key)
 
 
 @contextmanager
@@ -121,8 +110,3 @@ def single_keys(stream: TextIO) -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def open_keys() -> TextIO:
-    """The keyboard, unbuffered, so that a key is there when it is pressed."""
-    return os.fdopen(os.dup(sys.stdin.fileno()), "r", buffering=1, encoding="utf-8")

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 from embodied.deploy.chunks import Mode, TimedChunk
 from embodied.deploy.clock import MonotonicClock, VirtualClock, to_ns
@@ -21,6 +21,9 @@ from embodied.deploy.station import Cast, Station
 from embodied.deploy.watchdog import Event, Guards
 
 _NAP_S = 0.0005
+
+Ear = Callable[[Callable[[str], None]], Any]
+"""Hands every line that the operator says to what it is given; runs in a thread of its own."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +47,18 @@ class Went:
     delay_s: float
 
 
-def run_session(crew: Crew, cast: Cast, *, stream: TextIO | None = None) -> Went:
+def run_session(crew: Crew, cast: Cast, *, ear: Ear | None = None) -> Went:
     """A session with a control process, and a recorder where one was started (`Crew.keep`).
 
     Ctrl-C ends it in order: the control process brakes and stops the robot by itself.
 
     Args:
-        stream: what the operator types; None where nobody does.
+        ear: None where nobody says anything.
     """
     crew.go()
     station = Station(cast, crew.mail, crew.ready, MonotonicClock(), note=crew.note)
-    if stream is not None:
-        threading.Thread(target=_read, args=(stream, station), daemon=True).start()
+    if ear is not None:
+        threading.Thread(target=ear, args=(station.operator.hear,), daemon=True).start()
     try:
         while crew.controls and not station.ended:
             if not station.turn():
@@ -115,11 +118,6 @@ def went(station: Station, report: Report, end: Callable[[End], Kept]) -> Went:
         counts["refused"],
         thinker.delay_s,
     )
-
-
-def _read(stream: TextIO, station: Station) -> None:
-    for line in stream:
-        station.operator.hear(line)
 
 
 class _Slow:
