@@ -110,9 +110,14 @@ class _Grid:
         times = np.array([each.tick.time for each in moments], np.int64)
         self.start, self.dt = int(times[0]), SECOND / rate_hz
         length = int((times[-1] - times[0]) / self.dt + 0.5) + 1
-        due = self.start + (np.arange(length) + 0.5) * self.dt
-        # A tick belongs to the step that it is nearest to.
-        self.ticks = np.maximum(np.searchsorted(times, due, side="left") - 1, 0).tolist()
+        due = self.start + np.round(np.arange(length) * self.dt).astype(np.int64)
+        after = np.clip(np.searchsorted(times, due), 1, max(1, len(times) - 1))
+        before = after - 1
+        after = np.minimum(after, len(times) - 1)
+        nearer = np.abs(times[after] - due) < np.abs(times[before] - due)
+        # Where ticks are missing, the last one before stands for them.
+        nearer &= np.abs(times[after] - due) <= self.dt / 2
+        self.ticks = np.where(nearer, after, before).tolist()
         self.filled = length - len(set(self.ticks))
 
     def step(self, time: int) -> int:
@@ -177,13 +182,13 @@ class _Made:
 
     def annotations(self) -> tuple[Annotation, ...]:
         """What held, and every word."""
-        told = {each.step for each in self.interventions if each.words}
+        told = {(each.step, each.words) for each in self.interventions}
         others = [
-            Annotation("interjection", word.text, step, role="user")
+            Annotation("interjection", word.text, min(step, len(self.steps) - 1), role="user")
             for word in self.tape.words
             if word.text
-            for step in [min(self.grid.step(word.time), len(self.steps) - 1)]
-            if not (word.kind is Kind.CORRECTION and word.parts and step in told)
+            for step in [self.grid.step(word.time)]
+            if not (word.kind is Kind.CORRECTION and (step, word.text) in told)
         ]
         found = [*narrate(self.said, self.interventions, level=self.setting.level), *others]
         return tuple(sorted(found, key=lambda each: (each.step, each.style == "interjection")))

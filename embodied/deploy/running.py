@@ -43,7 +43,7 @@ def run_robot(config: Any) -> list[Went]:
         player.mind.reset(config["seed"])  # type: ignore[attr-defined]  # a Brain
         return player
 
-    return _sessions(plain, choose)
+    return sessions(plain, choose)
 
 
 def record(config: Any) -> list[Went]:
@@ -51,12 +51,12 @@ def record(config: Any) -> list[Went]:
     plain = resolve(config)
     if plain["by"] not in ("keyboard", "expert"):
         raise ConfigError(f"E_CONFIG_VALUE: by must be keyboard or expert, got {plain['by']!r}")
-    return _sessions(plain, _expert if plain["by"] == "expert" else _keys)
+    return sessions(plain, _expert if plain["by"] == "expert" else _keys)
 
 
 def teleop(config: Any) -> list[Went]:
     """The keyboard, and nothing is kept."""
-    return _sessions(resolve(config), _keys)
+    return sessions(resolve(config), _keys)
 
 
 def _expert(config: Config, ready: Ready) -> Player:
@@ -70,7 +70,12 @@ def _keys(config: Config, ready: Ready) -> Player:
     return Player(hands, Speech(Phrasebook((), is_open=False)), rate_hz)
 
 
-def _sessions(config: Config, choose: Choose) -> list[Went]:
+def sessions(config: Config, choose: Choose) -> list[Went]:
+    """The sessions that a config asks for, until one fails or is interrupted.
+
+    Args:
+        choose: who plans, once the robot is known.
+    """
     found = []
     for number in range(config["episodes"]):
         now = {**config, "seed": config["seed"] + number}

@@ -109,6 +109,7 @@ class Station:
             self.operator.hear(self._lines.popleft()[1])
         if self._last is not None and now >= self._last:
             self.ended = True
+        self.ended = self.ended or getattr(self.thinker.mind, "is_over", False)
         return self.thinker.think()
 
     def _watched(self, *view: Any) -> None:

@@ -32,7 +32,10 @@ class Mind(Protocol):
     """What plans: `Brain`, a client of a policy server, an expert, or a person's hands."""
 
     def infer(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """(H, A) actions from an observation on, in the robot's units."""
+        """(H, A) actions from an observation on (`senses.policy_view`), in the robot's units.
+
+        One that has an `is_over` ends the session when that is true.
+        """
         ...
 
 
@@ -123,10 +126,12 @@ class Thinker:
 
     def think(self) -> bool:
         """One inference, if it is time and there is something new; whether a chunk was sent."""
-        seen = self.mail.observe() if self.clock.now() >= self._next else None
+        now = self.clock.now()
+        seen = self.mail.observe() if now >= self._next else None
         if seen is None:
             return False
-        self._next = max(self._next + self._every, self.clock.now() - self._every // 2)
+        late = now - self._next  # made up for, unless it is a whole period
+        self._next = now + self._every - (late if late < self._every else 0)
         for word in self.operator.due():
             self._take_up(word)
         self._requests += 1
