@@ -60,6 +60,7 @@ def stages(root: Path, *, seed: int = 0, overrides: Sequence[str] = ()) -> list[
             "film=top",
             "seconds=10",
             "arm=true",
+            "priority=true",  # where it is granted
             "replan_s=0.1",
             "device=cpu",
         )

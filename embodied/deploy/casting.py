@@ -26,6 +26,7 @@ from embodied.execution import execution_of
 from embodied.loading import load_policy
 from embodied.people.terminal import Phrasebook
 from embodied.policies.base import Policy
+from embodied.rollout import PREVIOUS_ACTION
 from embodied.structs import Spec
 from embodied.suites import Assignment, Suite
 
@@ -73,9 +74,18 @@ def policy_player(config: Config) -> Player:
         instruction=config["instruction"],
         action_horizon=settings["action_horizon"],
         execution=execution_of(settings),
-        seed=config["seed"],
     )
+    _wake(brain)
     return Player(brain, speech_of(config, policy, level), policy.spec.rate_hz, policy.spec, level)
+
+
+def _wake(brain: Brain) -> None:
+    """Infers once, since the first time takes seconds where models are loaded when they are
+    needed; whoever begins an episode resets it."""
+    spec = brain.policy.spec
+    blank = {name: np.zeros((*size, 3), np.uint8) for name, size in spec.cameras.items()}
+    action = np.zeros(spec.action_dim, np.float32)
+    brain.infer({STATE: np.zeros(spec.state_dim, np.float32), PREVIOUS_ACTION: action, **blank})
 
 
 def speech_of(config: Config, policy: Policy, level: str) -> Speech:
