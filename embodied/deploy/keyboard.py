@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embodied.deploy.clock import Clock, to_ns
 from embodied.deploy.limits import Array, Limits
 
-KEYS = ("da", "ws", "eq", "rf", "tg", "yh", "uj", "ik", "ol")
+KEYS = tuple(zip("dwertyuio", "asqfghjkl", strict=True))
 """Of each axis, the key that raises it and the one that lowers it."""
 
 STOP, LINE = " ", ":"

@@ -72,8 +72,8 @@ class Station:
         note: Callable[[Word | Thought], Any],
         say: Callable[[str], Any] = print,
     ) -> None:
-        self.ended, self.done, self.clock = False, None, clock
-        self.done: bool | None
+        self.ended, self.clock = False, clock
+        self.done: bool | None = None
         self._begun = clock.now()
         self._last = None if cast.seconds is None else self._begun + to_ns(cast.seconds)
         self._lines = deque(sorted(cast.lines))
