@@ -69,6 +69,7 @@ def test_the_metadata_tells_all_that_a_client_must_know_and_can_be_sent() -> Non
         "obs_horizon": 2,
         "rate_hz": 10.0,
         "state_parts": {},
+        "sketch_size": None,
         "phrases": ["move left"],
         "state_names": ["a", "b", "c"],
         "action_names": ["x", "y"],
@@ -76,6 +77,7 @@ def test_the_metadata_tells_all_that_a_client_must_know_and_can_be_sent() -> Non
         "checkpoint": "abc",
     }
     assert "sketch" in DRAWN.metadata["options"]
+    assert DRAWN.metadata["sketch_size"] == [8, 12]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +243,19 @@ def test_a_sketch_is_drawn_as_in_training() -> None:
     part = mind.told[0][1]
     assert isinstance(part, Sketch)
     assert part.image.tolist() == draw(trace, width=1).tolist()
+
+
+def test_a_drawing_may_be_sent_in_place_of_its_points() -> None:
+    session, mind = started(DRAWN)
+    drawing = np.full((8, 12, 3), 7, np.uint8)
+    answer(session, DRAWN, sketch=drawing)
+    (part,) = mind.told[0]
+    assert isinstance(part, Sketch)
+    assert part.image.tolist() == drawing.tolist()
+    with pytest.raises(
+        RequestError, match=r"^E_SERVE_FEATURE: 'sketch' must be \(8, 12, 3\) of uin"
+    ):
+        DRAWN.request(observation(sketch=drawing[1:]))
 
 
 def test_a_sketch_is_as_large_as_the_camera_where_training_did_not_say() -> None:

@@ -107,7 +107,7 @@ class PolicyClient:
             WireError: the request cannot be sent, or the reply cannot be read.
         """
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        connection = self._connected()
+        connection = self.connect()
         self._request_id += 1
         message = encode(self._numbered(request, timeout_s))
         try:
@@ -175,15 +175,19 @@ class PolicyClient:
 
     # A connection
 
-    def _connected(self) -> ClientConnection:
+    def connect(self) -> ClientConnection:
+        """Connects where there is no connection, and takes the server's metadata.
+
+        Raises ServerLost, and ServerError for metadata that are not `expected`.
+        """
         if self._connection is not None and self._connection.state is not State.OPEN:
             self.close()
         if self._connection is None:
-            self._connect()
+            self._try()
         assert self._connection is not None
         return self._connection
 
-    def _connect(self) -> None:
+    def _try(self) -> None:
         wait_s = self._next_try - self._now()
         if wait_s > 0:
             raise ServerLost(f"E_SERVE_LOST: {self.url} is tried again in {wait_s:.1f} s")

@@ -58,7 +58,7 @@ def contract_of(policy: Policy, found: Checkpoint, config: Mapping[str, Any]) ->
         policy.spec,
         action_horizon=config["action_horizon"] or policy.pred_horizon,
         obs_horizon=policy.obs_horizon,
-        features=config["features"],
+        features=config["features"] or {},
         ignored=config["ignored"],
         sketch_style=_style_of(read_stored(found.documents["config"])),
         phrases=() if planner is None else planner.candidates,

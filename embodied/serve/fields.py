@@ -36,7 +36,7 @@ class Request:
         observation: as of `embodied.deploy.brain.Brain.infer`.
         prompt: the instruction; None for the server's own.
         goal: camera -> (h, w, 3) uint8 of what shall be seen.
-        sketch: the path that shall be followed.
+        sketch: the path that shall be followed, or its drawing (h, w, 3) uint8.
         motion: the phrase to be obeyed in place of the policy's own.
         reset: the seed of the episode that begins with this request, or True for the server's;
             None where none begins.
@@ -48,7 +48,7 @@ class Request:
     observation: Mapping[str, NDArray[Any]]
     prompt: str | None = None
     goal: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
-    sketch: Trace | None = None
+    sketch: Trace | NDArray[np.uint8] | None = None
     motion: str | None = None
     reset: int | None = None
     cancel: bool = False

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.conditions import GoalImage, Language, LanguageMotion, Part, Row, Sketch
-from embodied.data.sketches import draw
+from embodied.data.sketches import Trace, draw
 from embodied.serve.contract import Contract
 from embodied.serve.fields import Request
 
@@ -88,21 +88,20 @@ class Session:
         if request.goal:
             parts.append(GoalImage(request.goal))
         if request.sketch is not None:
-            parts.append(Sketch(self._drawn(request)))
+            parts.append(Sketch(self._drawn(request.sketch)))
         # What is told anew is forgotten what was planned for before, so only changes are told.
         if self._told is None or not _alike(parts, self._told):
             self._mind.tell(parts)
             self._told = parts
 
-    def _drawn(self, request: Request) -> NDArray[np.uint8]:
+    def _drawn(self, sketch: Trace | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(h, w, 3), as in training."""
-        style, cameras = self._contract.sketch_style, self._contract.spec.cameras
+        style, size = self._contract.sketch_style, self._contract.sketch_size
+        if not isinstance(sketch, Trace):
+            return sketch
         assert style is not None
-        assert request.sketch is not None
-        first = next(iter(cameras.values()), request.sketch.size)
-        height, width = style.size or cameras.get(style.camera or "", first)
-        trace = request.sketch.scaled((height, width))
-        return draw(trace, with_height=style.with_height, width=style.width)
+        assert size is not None
+        return draw(sketch.scaled(size), with_height=style.with_height, width=style.width)
 
     def _forget_motion(self) -> None:
         self._asked_motion: str | None = None
