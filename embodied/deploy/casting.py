@@ -39,7 +39,7 @@ class Player:
     """What plans in a session, and what is known of it.
 
     Attributes:
-        spec: of a policy; None for anybody else.
+        spec: of a policy, as far as it is known; None for anybody else.
         level: "motion" or "subtask": what its phrases are.
     """
 
@@ -79,6 +79,40 @@ def policy_player(config: Config) -> Player:
     return Player(brain, speech_of(config, policy, level), policy.spec.rate_hz, policy.spec, level)
 
 
+def server_player(config: Config) -> Player:
+    """The policy of a server, which must be there, and be one of ours."""
+    from embodied.serve.client import PolicyClient  # of an extra package
+    from embodied.serve.remote import RemoteBrain
+
+    client = PolicyClient(config["server"], key=config["key"], timeout_s=config["timeout_s"])
+    client.connect()
+    if not client.is_ours:
+        raise ConfigError(
+            f"E_SERVE_MISMATCH: {config['server']} does not say what it wants to see, as plain "
+            "openpi servers do not; serve the policy with scripts/serve_policy.py"
+        )
+    facts = client.metadata
+    level = "motion" if config["phrases_are"] == "motion" else "subtask"
+    book = Phrasebook(facts["phrases"], is_open=not facts["phrases"] or config["any_words"])
+    speech = _speech(config, book, level if facts["phrases"] else "task")
+    brain = RemoteBrain(client, instruction=config["instruction"])
+    return Player(brain, speech, facts["rate_hz"], _spec_by(facts), level)
+
+
+def _spec_by(facts: Mapping[str, Any]) -> Spec:
+    """The sizes that a server's metadata tells."""
+    shapes = {each["feature"]: tuple(each["shape"]) for each in facts["features"].values()}
+    actions = facts["actions"]
+    return Spec(
+        state_dim=shapes.pop(STATE)[0],
+        action_dim=actions["shape"][1],
+        action_low=tuple(actions["low"]),
+        action_high=tuple(actions["high"]),
+        rate_hz=facts["rate_hz"],
+        cameras={name: (shape[0], shape[1]) for name, shape in shapes.items()},
+    )
+
+
 def _wake(brain: Brain) -> None:
     """Infers once, since the first time takes seconds where models are loaded when they are
     needed; whoever begins an episode resets it."""
@@ -90,11 +124,17 @@ def _wake(brain: Brain) -> None:
 
 def speech_of(config: Config, policy: Policy, level: str) -> Speech:
     """What a policy can be told: the phrases that it knows, else instructions in any words."""
-    planner, size = policy.as_planner(), config["sketch_size"]
+    planner = policy.as_planner()
     known = () if planner is None else planner.candidates
+    book = Phrasebook(known, is_open=planner is None or config["any_words"])
+    return _speech(config, book, "task" if planner is None else level)
+
+
+def _speech(config: Config, book: Phrasebook, level: str) -> Speech:
+    size = config["sketch_size"]
     return Speech(
-        Phrasebook(known, is_open=planner is None or config["any_words"]),
-        level="task" if planner is None else "motion" if level == "motion" else "subtask",
+        book,
+        level="motion" if level == "motion" else "subtask" if level == "subtask" else "task",
         hold_s=config["hold_s"],
         sketch=None if size is None else (size[0], size[1]),
         hands=config["teleop"] is not None,
@@ -220,8 +260,9 @@ def keeping_of(config: Config, player: Player, ready: Ready) -> Keeping | None:
         kept = list(player.spec.cameras)  # so that its own data and these train together
     spec = spec_of(ready, config["record_hz"] or player.rate_hz, kept)
     facts = {"robot": ready.name, "person": config["who"], "seed": config["seed"]}
-    if config["checkpoint"] is not None:
-        facts["checkpoint"] = str(config["checkpoint"])
+    for name in ("checkpoint", "server"):
+        if config.get(name) is not None:
+            facts[name] = str(config[name])
     setting = Setting(spec, ready.features, config["instruction"], player.level, facts)
     film = config["film"]
     if film is not None and film not in camera_sizes(ready.features):

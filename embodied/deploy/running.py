@@ -16,6 +16,7 @@ from embodied.deploy.casting import (
     keeping_of,
     plant_of,
     policy_player,
+    server_player,
 )
 from embodied.deploy.clock import MonotonicClock, VirtualClock
 from embodied.deploy.control import Ready
@@ -35,12 +36,15 @@ Choose = Callable[[Config, Ready], Player]
 def run_robot(config: Any) -> list[Went]:
     """A policy on a robot, with a person beside it: `episodes` sessions."""
     plain = resolve(config)
-    if plain["checkpoint"] is None:
-        raise ConfigError("E_CONFIG_MISSING: checkpoint must be given; add checkpoint=RUN")
-    player = policy_player(plain)
+    if (plain["checkpoint"] is None) is (plain["server"] is None):
+        raise ConfigError(
+            "E_CONFIG_VALUE: either checkpoint or server must be given: add checkpoint=RUN, or "
+            "server=ws://HOST:PORT"
+        )
+    player = policy_player(plain) if plain["server"] is None else server_player(plain)
 
     def choose(config: Config, ready: Ready) -> Player:
-        player.mind.reset(config["seed"])  # type: ignore[attr-defined]  # a Brain
+        player.mind.reset(config["seed"])  # type: ignore[attr-defined]  # both kinds can
         return player
 
     return sessions(plain, choose)
