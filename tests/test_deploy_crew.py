@@ -165,8 +165,19 @@ def test_a_recorder_that_dies_is_said_and_the_robot_goes_on(plant: Plant, keepin
 
 @pytest.mark.usefixtures("leaves_nothing")
 def test_a_second_controller_of_one_robot_is_refused(plant: Plant) -> None:
-    with Crew(plant), pytest.raises(CrewError, match="E_ROBOT_PROCESS: the control process ended"):
+    with Crew(plant), pytest.raises(CrewError, match="E_ROBOT_LOCKED: crew-test is controlled by"):
         Crew(plant)
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_data_set_that_takes_no_more_is_refused_before_the_robot_moves(
+    plant: Plant, keeping: Any, tmp_path: Path
+) -> None:
+    with Crew(plant) as crew:
+        (tmp_path / "kept" / "meta").mkdir(parents=True)
+        (tmp_path / "kept" / "meta" / "info.json").write_text("{}")
+        with pytest.raises(CrewError, match=r"E_CONFIG_VALUE: .*kept is finalised"):
+            crew.keep(keeping(crew.ready))
 
 
 def test_a_control_process_that_dies_ends_the_session(plant: Plant) -> None:

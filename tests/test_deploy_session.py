@@ -245,6 +245,7 @@ def test_what_cannot_be_written_is_said_and_costs_one_episode(broken: str, tmp_p
 
     class Broken:
         keys: frozenset[str] = frozenset()
+        is_final = False
 
         def add(self, key: str, episode: Episode) -> None:
             raise OSError(28, "No space left on device") if broken == "full" else ValueError("no")

@@ -27,6 +27,7 @@ from embodied.deploy.shared import SharedMail
 from embodied.deploy.watchdog import Guards
 
 ENDED = "the simulated episode is over"
+GO = "go"
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,19 @@ class Rig:
 
 
 def control(plant: Plant, pipe: Connection) -> None:
-    """The process: sends a `Ready`, waits for a message, runs, and sends a `Report`.
+    """The process: sends a `Ready`, waits for `GO`, runs, and sends a `Report`.
 
-    A second message, or the end of the pipe, ends the run.
+    Any other message, or the end of the pipe, ends it, before the run or in its midst. What keeps
+    it from running is sent as text.
     """
+    try:
+        _control(plant, pipe)
+    except Exception as error:
+        pipe.send(str(error) or type(error).__name__)
+        raise
+
+
+def _control(plant: Plant, pipe: Connection) -> None:
     robot: Robot = instantiate(plant.robot, extra_targets=plant.extra_targets)
     ready = Ready(robot.name, dict(robot.observation_features), robot.limits, robot.rate_hz)
     with RobotLock(robot.name), _memory(ready, plant.folder) as (mail, wire):
@@ -155,13 +165,17 @@ def control(plant: Plant, pipe: Connection) -> None:
             priority=plant.priority,
         )
         pipe.send(ready)
-        try:
-            pipe.recv()
-        except EOFError:
-            return
-        threading.Thread(target=_listen, args=(pipe, rig.loop), daemon=True).start()
-        report = rig.run()
-        pipe.send(report)
+        asked = _asked(pipe)
+        if asked == GO:
+            threading.Thread(target=lambda: rig.loop.leave(_asked(pipe)), daemon=True).start()
+        pipe.send(rig.run() if asked == GO else Report(asked))
+
+
+def _asked(pipe: Connection) -> str:
+    try:
+        return str(pipe.recv())
+    except (EOFError, OSError):
+        return "its parent is gone"
 
 
 @contextmanager
@@ -173,10 +187,3 @@ def _memory(ready: Ready, folder: Path) -> Iterator[tuple[SharedMail, Wire]]:
     finally:
         mail.close()
         wire.close()
-
-
-def _listen(pipe: Connection, loop: ControlLoop) -> None:
-    try:
-        loop.leave(str(pipe.recv()))
-    except (EOFError, OSError):
-        loop.leave("its parent is gone")

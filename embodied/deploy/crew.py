@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from embodied.deploy.control import Plant, Ready, Report, control
+from embodied.deploy.control import GO, Plant, Ready, Report, control
 from embodied.deploy.recorder import End, Keeping, Kept, record
 from embodied.deploy.shared import SharedMail
 from embodied.deploy.thinker import Thought
@@ -64,9 +64,10 @@ class Crew:
             self.leave("the session failed")
         self.mail.close()
         for process in [self._control, *([] if self._keeper is None else [self._keeper[1]])]:
-            process.join(1.0)
+            process.join(_BRAKE_S)
             if process.is_alive():
                 process.kill()
+                process.join()
 
     @property
     def pids(self) -> tuple[int | None, int | None]:
@@ -88,7 +89,8 @@ class Crew:
 
     def go(self) -> None:
         """The control loop begins."""
-        self._pipe.send("go")
+        with suppress(OSError):  # it has died, which `controls` and `leave` will tell
+            self._pipe.send(GO)
 
     @property
     def controls(self) -> bool:
@@ -113,6 +115,7 @@ class Crew:
         try:
             kept: Kept = self._receive(*self._keeper, _WRITE_S)
         except CrewError as error:
+            self._keeper[1].kill()  # what it writes later would be half of it
             return Kept(error=f"the episode was not kept: {error}")
         return kept
 
@@ -127,7 +130,10 @@ class Crew:
         name = "control process" if process is self._control else "recorder"
         try:
             if pipe.poll(seconds):
-                return pipe.recv()
+                found = pipe.recv()
+                if isinstance(found, str):  # what kept it from its work
+                    raise CrewError(found)
+                return found
         except (EOFError, OSError):
             raise CrewError(
                 f"E_ROBOT_PROCESS: the {name} ended (status {process.exitcode}) before it answered;"

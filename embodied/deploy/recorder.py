@@ -10,7 +10,8 @@ import logging
 import multiprocessing
 import queue
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -40,6 +41,8 @@ class Writer(Protocol):
 
     @property
     def keys(self) -> frozenset[str]: ...
+    @property
+    def is_final(self) -> bool: ...
     def add(self, key: str, episode: Episode) -> None: ...
 
 
@@ -88,6 +91,17 @@ class Kept:
     interventions: int = 0
     error: str = ""
     film: str = ""
+
+
+@contextmanager
+def opened(keeping: Keeping) -> Iterator[Writer]:
+    """The writer; raises ValueError, before a robot moves, where it takes no more episodes."""
+    with instantiate(keeping.writer, spec=keeping.setting.spec) as writer:
+        if writer.is_final:
+            raise ValueError(
+                f"E_CONFIG_VALUE: {keeping.writer.get('root')} is finalised; name another output"
+            )
+        yield writer
 
 
 def keep(tape: Tape, keeping: Keeping, end: End, writer: Writer) -> Kept:
@@ -149,13 +163,22 @@ def captioned(frame: NDArray[np.uint8], lines: Sequence[str]) -> NDArray[np.uint
 
 
 def record(ready: Ready, keeping: Keeping, folder: Path, inbox: Any, pipe: Connection) -> None:
-    """The process: sends None once it listens; after an `End` in the inbox, a `Kept`.
+    """The process: sends None once it listens; after an `End` in the inbox, a `Kept`. What keeps it
+    from that is sent as text.
 
     Where its parent dies it keeps what it has heard until then.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the session, and this keeps it
+    try:
+        _record(ready, keeping, folder, inbox, pipe)
+    except Exception as error:
+        pipe.send(str(error) or type(error).__name__)
+        raise
+
+
+def _record(ready: Ready, keeping: Keeping, folder: Path, inbox: Any, pipe: Connection) -> None:
     wire = Wire(ready.name, ready.features, ready.limits, creates=False, folder=folder)
-    with instantiate(keeping.writer, spec=keeping.setting.spec) as writer:
+    with opened(keeping) as writer:
         pipe.send(None)
         tape = Tape()
         end = _hear(tape, wire, inbox, _parent_lives)

@@ -24,7 +24,7 @@ from embodied.deploy.crew import Crew
 from embodied.deploy.episodes import Tape
 from embodied.deploy.keyboard import Keyboard, listen, single_keys
 from embodied.deploy.operator import Speech
-from embodied.deploy.recorder import End, Kept, keep
+from embodied.deploy.recorder import End, Kept, keep, opened
 from embodied.deploy.session import Ear, Went, run_session, run_virtually
 from embodied.deploy.watchdog import Guards
 from embodied.people.terminal import Phrasebook
@@ -127,7 +127,7 @@ def _virtual(config: Config, choose: Choose) -> Went:
     def end(end: End) -> Kept:
         if keeping is None:
             return Kept()
-        with instantiate(keeping.writer, spec=keeping.setting.spec) as writer:
+        with opened(keeping) as writer:
             return keep(tape, keeping, end, writer)
 
     return run_virtually(

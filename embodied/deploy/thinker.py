@@ -171,14 +171,17 @@ class Thinker:
         if word.kind is not Kind.TASK:
             self._taken = word.kind is Kind.TAKE_OVER
             self._told = word.kind is Kind.CORRECTION
-        mind: Any = self.mind
         try:
-            if word.kind is Kind.TASK:
-                mind.tell(word.parts)
-            elif word.kind is Kind.CORRECTION:
-                mind.correct(word.parts)
-            elif word.kind is Kind.RELEASE and hasattr(mind, "release"):
-                mind.release()
-        except (ValueError, AttributeError) as error:
+            self._tell(word)
+        except ValueError as error:
             self.counts["refused"] += 1
             self.operator.refused(word, str(error))
+
+    def _tell(self, word: Word) -> None:
+        mind: Any = self.mind
+        if word.kind is Kind.RELEASE and hasattr(mind, "release"):
+            mind.release()
+        elif word.kind in (Kind.TASK, Kind.CORRECTION):
+            if not hasattr(mind, "correct"):
+                raise ValueError("nobody here takes words but stop, arm, take and the like")
+            mind.tell(word.parts) if word.kind is Kind.TASK else mind.correct(word.parts)
