@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import embodied
+from embodied.conditions import Language
 from embodied.data.asked import SketchStyle
 from embodied.deploy.brain import Brain
 from embodied.loading import load_policy
@@ -100,6 +101,22 @@ def test_settings_that_do_not_fit_the_policy_are_refused(
     policy, found = load_policy(run, "cpu")
     with pytest.raises(ValueError, match=problem):
         server_of(policy, found, settings(override))
+
+
+def test_it_infers_once_before_anybody_asks_and_serves_even_if_that_fails(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy, found = load_policy(run, "cpu")
+    asked: list[Any] = []
+
+    def infer(brain: Brain, observation: Any) -> Any:
+        asked.append((brain.controller.row(0), sorted(observation)))
+        raise ValueError("show me a goal")
+
+    monkeypatch.setattr(Brain, "infer", infer)
+    server_of(policy, found, settings())
+    assert asked == [([Language("wait")], ["previous_action", "state"])]
+    assert "the first request takes longer: show me a goal" in caplog.text
 
 
 @pytest.mark.usefixtures("fake_language")

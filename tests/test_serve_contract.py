@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -293,6 +294,17 @@ def test_a_motion_that_the_policy_does_not_know_is_said_so_and_the_robot_goes_on
         assert found["actions"].shape == (HORIZON, 2)
     assert mind.corrected == ["move left", None]
     assert "refused" not in answer(session)
+
+
+def test_a_motion_that_could_not_be_told_is_told_with_the_next_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session, mind = started()
+    with monkeypatch.context() as patch:
+        patch.setattr(mind, "correct", Mock(side_effect=RuntimeError("out of memory")))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            answer(session, motion="move left")
+    assert answer(session, motion="move left")["motion"] == "move left"
 
 
 def test_a_reset_begins_an_episode_with_the_server_s_seed_or_its_own() -> None:

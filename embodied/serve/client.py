@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from socket import SO_SNDTIMEO, SOL_SOCKET
 from typing import Any
 
-from embodied.serve.wire import MAX_BYTES, WireError, decode, encode
+from embodied.serve.wire import MAX_BYTES, WireError, decode, encode, request_id_of
 
 try:
     from websockets.exceptions import InvalidStatus, WebSocketException
@@ -162,7 +162,7 @@ class PolicyClient:
                 content = decode(message)
                 if not isinstance(content, dict):
                     raise WireError("E_WIRE_FORMAT: the reply is no map")
-                number = content.get("request_id")
+                number = request_id_of(content)
             if not self.is_ours or number in (None, self._request_id):
                 return content
             self.late += 1

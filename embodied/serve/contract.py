@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,12 +71,12 @@ class Contract:
             if (names := getattr(self, name)) is not None and len(names) != size:
                 raise ValueError(f"E_CONFIG_VALUE: {name} must name {size} axes, got {list(names)}")
 
-    @property
+    @cached_property
     def keys(self) -> dict[str, str]:
         """Feature -> key, of all that is sensed."""
         return {**default_keys(self.spec), **self.features}
 
-    @property
+    @cached_property
     def kinds(self) -> dict[str, Kind]:
         """Feature -> shape and type, of all that is sensed."""
         cameras = {name: ((*size, 3), _PIXELS) for name, size in self.spec.cameras.items()}

@@ -71,12 +71,6 @@ def options(message: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def request_id_of(message: Any) -> int | None:
-    """The number of a request, whatever else is wrong with it; None where it has none."""
-    found = message.get("request_id") if isinstance(message, dict) else None
-    return found if type(found) is int else None
-
-
 def array(given: Any, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array of a shape and type; where it is of floats, other numbers and lists will do.
 
