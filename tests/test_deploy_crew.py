@@ -7,6 +7,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from embodied.deploy.clock import MonotonicClock
 from embodied.deploy.control import Plant, Ready
 from embodied.deploy.crew import Crew, CrewError
 from embodied.deploy.episodes import Setting
+from embodied.deploy.keyboard import Keyboard, listen
 from embodied.deploy.operator import Speech
 from embodied.deploy.recorder import End, Keeping
 from embodied.deploy.session import run_session
@@ -127,6 +129,43 @@ def test_a_recorder_that_stalls_costs_ticks_which_are_counted_and_the_robot_noth
     assert report.ticks > 1000
     assert report.ticks - report.lost >= 1000
     assert kept.steps > 0
+
+
+class Keys:
+    """A stream of keys: one axis is pressed for two seconds, then "quit" is said."""
+
+    def __init__(self, began: Callable[[], bool]) -> None:
+        self.began, self.left = began, 40
+
+    def read(self, size: int) -> str:
+        while not self.began():
+            time.sleep(0.05)
+        time.sleep(0.05)
+        self.left -= 1
+        return "d" if self.left > 0 else ":"
+
+    def readline(self) -> str:
+        return "quit\n"
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_keys_steer_the_robot_and_a_line_ends_it(
+    plant: Plant, keeping: Any, tmp_path: Path
+) -> None:
+    with Crew(plant) as crew:
+        hands = Keyboard(crew.ready.limits, MonotonicClock(), dt_s=0.02, plan_s=2.0)
+        begun: list[float] = []
+        infer = hands.infer
+        hands.infer = lambda seen: (begun.append(1.0), infer(seen))[1]  # type: ignore[method-assign]
+        stream: Any = Keys(lambda: len(begun) > 5)
+        crew.keep(keeping(crew.ready))
+        steered = replace(cast(seconds=60.0), mind=hands)
+        went = run_session(crew, steered, ear=lambda hear: listen(stream, hands.press, hear))
+    assert went.report.error == ""
+    (episode,) = LeRobotDataset(tmp_path / "kept", only_success=False)
+    moved = episode.state[-1] - episode.state[0]
+    assert moved[0] > 0.1  # at 0.25 rad/s, for about two seconds
+    assert abs(moved[1]) < 1e-6
 
 
 @pytest.mark.usefixtures("leaves_nothing")

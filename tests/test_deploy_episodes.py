@@ -181,6 +181,15 @@ def test_what_the_persons_hands_did_is_theirs_and_another_task_does_not_end_it()
     assert episode.info["tasks"] == [[2, "tidy up"]]
 
 
+def test_demonstrations_are_the_persons_and_correct_nobody() -> None:
+    setting = replace(SETTING, actor="person")
+    moments = [moment(0), moment(1, flags=("box",))]
+    episode = tape(moments).episode(setting, success=True, terminated=False, info={})
+    assert episode is not None
+    assert [SOURCES[i] for i in episode.extras["source"]] == ["person", "safety"]
+    assert not episode.extras["is_intervention"].any()
+
+
 def test_a_stop_word_is_part_of_the_record() -> None:
     moments = [moment(i) for i in range(3)]
     episode = made(tape(moments, said(0, 70, "stop", Kind.NOTE)))

@@ -263,7 +263,8 @@ def keeping_of(config: Config, player: Player, ready: Ready) -> Keeping | None:
     for name in ("checkpoint", "server"):
         if config.get(name) is not None:
             facts[name] = str(config[name])
-    setting = Setting(spec, ready.features, config["instruction"], player.level, facts)
+    actor = "person" if isinstance(player.mind, Keyboard) else "policy"
+    setting = Setting(spec, ready.features, config["instruction"], player.level, actor, facts)
     film = config["film"]
     if film is not None and film not in camera_sizes(ready.features):
         raise ConfigError(

@@ -41,6 +41,7 @@ class Setting:
     Attributes:
         spec: of the episodes; its rate is that of their steps, its cameras those that are kept.
         level: "motion" or "subtask": what the policy's phrases are.
+        actor: of `SOURCES`, whose plans are followed: "policy", or "person" for demonstrations.
         info: further facts, JSON-able.
     """
 
@@ -48,6 +49,7 @@ class Setting:
     features: Features
     instruction: str
     level: str = "subtask"
+    actor: str = "policy"
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -155,6 +157,7 @@ class _Made:
             "person" if i in self.taken and tick.sent is not None else tick.source
             for i, tick in enumerate(ticks)
         ]
+        sources = [self.setting.actor if each == "policy" else each for each in sources]
         return {
             FLAG: np.isin(np.arange(len(ticks)), sorted(self._corrected())),
             "asked": np.stack(asked).astype(np.float32),
