@@ -135,6 +135,7 @@ class Crew:
                     raise CrewError(found)
                 return found
         except (EOFError, OSError):
+            process.join(1.0)  # its pipe closes before its status is known
             raise CrewError(
                 f"E_ROBOT_PROCESS: the {name} ended (status {process.exitcode}) before it answered;"
                 " what it wrote above says why"
