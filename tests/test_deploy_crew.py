@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -218,3 +221,40 @@ def test_a_control_process_that_dies_ends_the_session(plant: Plant) -> None:
         os.kill(pid, signal.SIGKILL)
         went = run_session(crew, cast(seconds=60.0))
     assert "E_ROBOT_PROCESS: the control process ended (status -9)" in went.report.error
+
+
+SESSION = textwrap.dedent("""
+    import sys
+    from pathlib import Path
+    from tests.test_deploy_crew import LOOSE, ROBOT, SPEC, Crew, Keeping, Plant, Setting
+    from tests.test_deploy_crew import cast, run_session
+
+    memory, kept = map(Path, sys.argv[1:])
+    with Crew(Plant(ROBOT, guards=LOOSE, folder=memory)) as crew:
+        target = "embodied_datasets.lerobot_writer.LeRobotWriter"
+        setting = Setting(SPEC, crew.ready.features, "stay")
+        crew.keep(Keeping(setting, {"_target_": target, "root": str(kept)}))
+        crew.go = lambda go=crew.go: (go(), print(*crew.pids, flush=True))
+        run_session(crew, cast(seconds=120.0))
+""")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_policy_that_is_killed_leaves_no_process_a_stopped_robot_and_its_episode(
+    plant: Plant, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", SESSION, str(plant.folder), str(tmp_path / "kept")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    policy = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert policy.stdout is not None
+    pids = [int(word) for word in policy.stdout.readline().split()]
+    time.sleep(2.0)
+    policy.kill()
+    policy.wait()
+    policy.stdout.close()
+    until = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    (episode,) = LeRobotDataset(tmp_path / "kept", only_success=False)
+    assert episode.info["why"] == "the policy's process died"
