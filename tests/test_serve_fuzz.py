@@ -22,9 +22,15 @@ from tests.serving import ask, observation, raw
 ROOT = Path(__file__).parents[1]
 SERVER = """
 import asyncio
-from tests.serving import Running
+from tests.serving import Mind, Running
 
-server = Running()
+class Forgetful(Mind):
+    def infer(self, observation):
+        for kept in (self.seen, self.told, self.corrected, self.seeds):
+            kept.clear()
+        return super().infer(observation)
+
+server = Running(make_mind=Forgetful)
 server._listens = lambda port: print(port, flush=True)
 asyncio.run(server._run())
 """
