@@ -118,7 +118,7 @@ def check_execution(config: Config, policy: Policy) -> None:
         delay = settings.get("delay_steps") or 0
         check_delay(delay, settings["action_horizon"], policy.pred_horizon)
         if delay and config.get("person"):
-            raise ValueError(f"delay_steps must be 0 with a person={{...}}, got {delay}")
+            raise ValueError(f"delay_steps must be 0 beside a person, got {delay}")
     except ValueError as error:
         raise ConfigError(f"E_CONFIG_VALUE: eval.{error}") from error
 

@@ -185,7 +185,7 @@ class ErrorHead(DenoisingHead):
         return torch.arange(self.shape[0], device=u.device) < count[:, None]
 
 
-def check_delay(simulated_delay: int, pred_horizon: int) -> None:
+def check_simulated_delay(simulated_delay: int, pred_horizon: int) -> None:
     """Raises ValueError where a chunk has not so many steps to show."""
     if type(simulated_delay) is not int or not 0 <= simulated_delay < pred_horizon:
         raise ValueError(

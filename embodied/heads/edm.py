@@ -16,7 +16,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from embodied.heads.base import Denoiser, ErrorHead, check_delay, of_rows, over_actions
+from embodied.heads.base import Denoiser, ErrorHead, check_simulated_delay, of_rows, over_actions
 from embodied.heads.densities import DENSITIES, Levels
 from embodied.heads.evidence import decoder_cost, prior_gap
 from embodied.heads.inpainting import Settled, pull, strength
@@ -74,7 +74,7 @@ class EDMHead(ErrorHead):
             raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-        check_delay(simulated_delay, pred_horizon)
+        check_simulated_delay(simulated_delay, pred_horizon)
         self.shape = (pred_horizon, action_dim)
         self.simulated_delay, self.clean_level = simulated_delay, sigma_min
         self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max

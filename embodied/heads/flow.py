@@ -13,7 +13,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from embodied.heads.base import Denoiser, ErrorHead, check_delay, of_rows, over_actions
+from embodied.heads.base import Denoiser, ErrorHead, check_simulated_delay, of_rows, over_actions
 from embodied.heads.evidence import decoder_cost, prior_gap
 from embodied.heads.inpainting import Settled, pull, strength
 from embodied.heads.trunk import ActionTransformer, TrunkOptions
@@ -63,7 +63,7 @@ class FlowHead(ErrorHead):
             )
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-        check_delay(simulated_delay, pred_horizon)
+        check_simulated_delay(simulated_delay, pred_horizon)
         self.shape = (pred_horizon, action_dim)
         self.simulated_delay, self.clean_level = simulated_delay, 1.0
         self.num_steps, self.method, self.time_density = num_steps, method, time_density
