@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from embodied.evaluation import Outcomes, Trial, play
 from embodied.delayed import acting
+from embodied.evaluation import Outcomes, Trial, play
 from embodied.learning_curve import RETURN, SUCCESS
 from embodied.policies.base import Policy
 from embodied.protocols import Protocol
-from embodied.rollout import Controller
 from embodied.simulators import open_envs
 from embodied.structs import Metrics
 from embodied.suites import Suite

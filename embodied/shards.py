@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from embodied.evaluation import Outcomes, Trial, play
 from embodied.delayed import acting
+from embodied.evaluation import Outcomes, Trial, play
 from embodied.loading import PackedPolicy
 from embodied.people.actor import Corrected
 from embodied.people.corrections import People

@@ -100,7 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--benchmark-seed", type=int, default=42, help="of the goals")
     parser.add_argument("--max-steps", type=int, default=300, help="of an episode")
     parser.add_argument(
-        "--action-horizon", type=int, default=8, help="steps between plans, unless thinking is slower"
+        "--action-horizon",
+        type=int,
+        default=8,
+        help="steps between plans, unless thinking is slower",
     )
     parser.add_argument("--num-envs", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
@@ -258,7 +261,9 @@ def draw(done: Mapping[Cell, Evaluation], path: Path, title: str) -> None:
             [max(0.0, rate.high - rate.mean) for rate in mine.values()],
         ]
         beside = [ms + 2 * (place - len(modes) / 2) for ms in mine]  # so that bars can be told
-        axes.errorbar(beside, means, errors, marker="o", capsize=3, label=f"{mode}: {MODES[mode][1]}")
+        axes.errorbar(
+            beside, means, errors, marker="o", capsize=3, label=f"{mode}: {MODES[mode][1]}"
+        )
     axes.axhline(0.95 * base.success().mean, color="grey", linestyle=":", linewidth=1)
     axes.set(xlabel="delay of a plan (ms)", ylabel="success", ylim=(0, 1.05), title=title)
     axes.grid(alpha=0.3)

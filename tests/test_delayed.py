@@ -64,7 +64,9 @@ class Telling(Policy):
         return settled.keep(self.act(observation, condition, noise=noise))
 
 
-def late(execution: Receding | None = None, *, every: int = 3, slots: int = 1, **how: Any) -> Delayed:
+def late(
+    execution: Receding | None = None, *, every: int = 3, slots: int = 1, **how: Any
+) -> Delayed:
     controller = Controller(
         Telling(), slots, action_horizon=every, inference_batch=slots, execution=execution
     )
@@ -112,7 +114,9 @@ def test_without_a_delay_it_is_the_receding_horizon(mode: Any) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 3), st.integers(1, 3))
-def test_what_real_time_chunking_froze_is_what_is_executed_meanwhile(delay: int, every: int) -> None:
+def test_what_real_time_chunking_froze_is_what_is_executed_meanwhile(
+    delay: int, every: int
+) -> None:
     actor = late(RealTime(delay=delay), every=every, delay=delay)
     found = run(actor, 16)
     policy = actor.controller.policy
@@ -175,9 +179,7 @@ def test_a_new_episode_has_no_plans_of_the_last_one() -> None:
         (1.5, 3, "delay_steps must be a whole number"),
     ],
 )
-def test_chunks_must_last_until_the_next_one_is_there(
-    delay: Any, every: int, message: str
-) -> None:
+def test_chunks_must_last_until_the_next_one_is_there(delay: Any, every: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         late(delay=delay, every=every)
 
@@ -221,9 +223,7 @@ def test_without_a_delay_an_evaluation_has_a_controller() -> None:
         ),
     ],
 )
-def test_what_cannot_be_late_is_refused_before_training(
-    more: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_late_is_refused_before_training(more: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=rf"E_CONFIG_VALUE: eval\..*{message}"):
         check_execution({"eval": {**SETTINGS, **more}}, Telling())
 

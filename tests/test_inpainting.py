@@ -181,7 +181,10 @@ def test_the_free_part_comes_near_the_conditional_mean(kind: str) -> None:
 @every_head
 def test_a_mask_of_nothing_is_plain_sampling(name: str) -> None:
     head, context = build(name), torch.randn(3, 2, 16)
-    for known, clip in ((settled(np.zeros(H, np.float32)), 5.0), (settled(soft_mask(0, 4, H)), 0.0)):
+    for known, clip in (
+        (settled(np.zeros(H, np.float32)), 5.0),
+        (settled(soft_mask(0, 4, H)), 0.0),
+    ):
         found = complete(head, head.denoiser(context), known, clip=clip, noise=noise())
         plain = head.sample(context, noise=noise())
         torch.testing.assert_close(found, plain, atol=1e-6, rtol=1e-5)
