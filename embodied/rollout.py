@@ -151,6 +151,15 @@ class Controller:
         self._pasts[slot] = Past()
         self._generators[slot].manual_seed(assignment.seed)
 
+    def tell(self, slot: int, parts: Row) -> None:
+        """From the slot's next inference on, within its episode, these are what is asked.
+
+        What was planned or said under what was asked before counts no longer; a correction stays.
+        """
+        self._told[slot] = list(parts)
+        self._phrases[slot] = _Phrase()
+        self._pasts[slot].forget()
+
     def correct(self, slot: int, parts: Row) -> None:
         """From the slot's next inference until `release`, each of the parts stands for the one of
         its kind in what is asked, or joins it; they stand for those of an earlier correction.
