@@ -57,6 +57,7 @@ _MACHINERY = (
     "embodied.people.live",
     "embodied.people.session",
     "embodied.preflight",
+    "embodied.response",
     "embodied.resume",
     "embodied.robustness",
     "embodied.shards",
