@@ -199,7 +199,7 @@ class PolicyClient:
 
     def _open(self) -> None:
         deadline = time.monotonic() + self.connect_timeout_s
-        self._connection = connect(
+        context = connect(
             self.url,
             compression=None,
             max_size=MAX_BYTES,
@@ -209,6 +209,7 @@ class PolicyClient:
             ping_interval=None,  # a request without a reply tells as much
             proxy=None,
         )
+        self._connection = context.__enter__()  # and `close` leaves it
         message = self._connection.recv(max(0.0, deadline - time.monotonic()))
         metadata = decode(message) if isinstance(message, bytes) else None
         if not isinstance(metadata, dict):

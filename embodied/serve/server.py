@@ -126,8 +126,8 @@ class PolicyServer:
     ) -> None:
         check_binding(host, key)
         self.contract, self.metrics, self.bounds = contract, Metrics(), bounds or Bounds()
-        self._make_session = lambda: Session(
-            make_mind, contract, instruction=instruction, seed=seed
+        self._make_session = partial(
+            Session, make_mind, contract, instruction=instruction, seed=seed
         )
         self._address, self._key = (host, port), key
         self._greeting = encode(contract.metadata)
@@ -186,8 +186,9 @@ class PolicyServer:
         self.metrics.connections += 1
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read(client))
-                tasks.create_task(self._write(client))
+                reader = tasks.create_task(self._read(client))
+                await self._write(client)
+                reader.cancel()  # it may wait for room among requests that nobody answers now
         finally:
             self.metrics.connections -= 1
 
@@ -267,7 +268,9 @@ def _bounded(sockets: int) -> type[ServerConnection]:
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)
-            if len(self.server.handler_tasks) > sockets:
-                self.transport.abort()
+            if len(self.server.handler_tasks) > sockets and isinstance(
+                transport, asyncio.WriteTransport
+            ):
+                transport.abort()
 
     return Bounded

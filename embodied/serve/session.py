@@ -99,8 +99,8 @@ class Session:
         style, cameras = self._contract.sketch_style, self._contract.spec.cameras
         assert style is not None
         assert request.sketch is not None
-        views = [style.camera] if style.camera in cameras else list(cameras)
-        height, width = style.size or (cameras[views[0]] if views else request.sketch.size)
+        first = next(iter(cameras.values()), request.sketch.size)
+        height, width = style.size or cameras.get(style.camera or "", first)
         trace = request.sketch.scaled((height, width))
         return draw(trace, with_height=style.with_height, width=style.width)
 
