@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,11 +124,12 @@ def of_server(url: str, key: str | None, calls: int, timeout_s: float) -> Respon
 
     Raises ValueError where the server does not say what it needs.
     """
-    from embodied.serve.client import PolicyClient  # late: websockets are an extra
+    from embodied.serve.client import PolicyClient, ServerError  # late: websockets are an extra
 
     client = PolicyClient(url, key=key, timeout_s=timeout_s)
     try:
-        client.connect()
+        with suppress(ServerError):  # an empty request is refused, on a connection that then stands
+            client.infer({})
         request = request_for(client.metadata, url)
         times = timed(lambda: client.infer(request), calls)
         horizon = client.metadata["action_horizon"]

@@ -69,9 +69,7 @@ def test_each_cell_acts_in_its_own_way(tmp_path: Path, monkeypatch: pytest.Monke
     cells = cells_of(given, 20.0)
     measure(Telling(), None, EPISODES, cells, given, "run")  # type: ignore[arg-type]
     assert [actor.delay for actor in world.actors] == [cell.steps for cell in cells]
-    ways = {
-        cell.mode: actor for cell, actor in zip(cells, world.actors, strict=True) if cell.steps
-    }
+    ways = {cell.mode: actor for cell, actor in zip(cells, world.actors, strict=True) if cell.steps}
     queues = {mode: actor._make().mode for mode, actor in ways.items()}
     assert queues == {mode: way for mode, (way, _) in delay.MODES.items()}
     for mode in ("realtime", "trained"):

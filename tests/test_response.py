@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from embodied import response
-from embodied.response import Response, example, of_policy, request_for, timed
+from embodied.response import Response, example, of_policy, of_server, request_for, timed
 from tests.conftest import compose_config
+from tests.serving import HORIZON, SPEC, running
 from tests.test_delayed import H, Telling
 
 
@@ -41,7 +42,9 @@ def test_chunks_that_end_before_the_next_one_are_said_to_be_too_short() -> None:
 
 def test_percentiles_are_told() -> None:
     text = str(measured(*range(101)))
-    assert text.startswith("here: p50 50.00 ms, p95 95.00 ms, p99 99.00 ms, largest 100.00 ms of 101")
+    assert text.startswith(
+        "here: p50 50.00 ms, p95 95.00 ms, p99 99.00 ms, largest 100.00 ms of 101"
+    )
 
 
 def test_the_first_calls_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +85,15 @@ def test_a_server_is_asked_for_what_it_says_that_it_needs() -> None:
     del metadata["features"]
     with pytest.raises(ValueError, match=r"url=ws://here: the server does not say its features"):
         request_for(metadata, "ws://here")
+
+
+def test_a_server_is_measured_with_all_that_lies_between() -> None:
+    with running() as server:
+        found = of_server(server.url, None, 5, 10.0)
+    assert (found.place, found.rate_hz, found.pred_horizon) == (server.url, SPEC.rate_hz, HORIZON)
+    assert len(found.times_ms) == 5
+    (mind,) = server.minds
+    assert len(mind.seen) == 15  # the warm-up is answered, too, and an empty request is not
 
 
 def test_an_untrained_policy_is_measured_as_its_config_says(

@@ -25,7 +25,16 @@ def openpi(
 ) -> Iterator[Any]:
     """Its module with the client, without the older NumPy that it would bring."""
     folder = tmp_path_factory.mktemp("openpi")
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--retries=1", "--target"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--quiet",
+        "--retries=1",
+        "--target",
+    ]
     done = subprocess.run(
         [*command, str(folder), f"openpi-client=={request.param}"],
         capture_output=True,
