@@ -97,7 +97,8 @@ class Brain:
         """(H, A) what to do from an observation on (`observe`), a policy step after the last one;
         environment units."""
         self.observe(observation)
-        return self.controller.plan(_HERE)[0]
+        plan: NDArray[np.float32] = self.controller.plan(_HERE)[0]
+        return plan
 
     def _sound(self, observation: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         spec = self.policy.spec
