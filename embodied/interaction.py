@@ -2,88 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embodied.data.transitions import Layout, Reward, Rows, Trajectory
+from embodied.data.transitions import Layout, Reward, Rows
+from embodied.played_again import play_again, slots_of
 from embodied.rollout import PREVIOUS_ACTION, Mask, Measuring, ResumableActor
 from embodied.structs import Metrics
 from embodied.suites import Assignment, SlotError
+from embodied.under_way import Step, UnderWay
 
 Record = Callable[[Rows], None]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One environment step, as it is taken.
-
-    Attributes:
-        slot, episode: where it was taken, and in which of the run's episodes.
-        state, next_state: (S,).
-        action: (A,) as the policy chose it, before it was clipped to the bounds.
-        reward: what is learned from.
-        objectives: (K,) what the step earned in each of the interaction's objectives.
-        terminated: whether it ended the episode for good.
-    """
-
-    slot: int
-    episode: int
-    state: Rows
-    action: Rows
-    reward: float
-    next_state: Rows
-    objectives: Rows
-    terminated: bool
-
-
-@dataclass
-class _Episode:
-    """The one under way in a slot.
-
-    Attributes:
-        number: which of the run's episodes.
-        totals: (K,) of each objective so far, after each step.
-        packed: how many of its decisions have been recorded.
-    """
-
-    number: int
-    assignment: Assignment
-    states: list[Rows] = field(default_factory=list)
-    actions: list[Rows] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    totals: list[Rows] = field(default_factory=list)
-    earned: float = 0.0
-    success: bool = False
-    packed: int = 0
-
-    def trajectory(self, told: int, *, start: int = 0, terminated: bool = False) -> Trajectory:
-        """Its steps from `start` on."""
-        return Trajectory(
-            np.asarray(self.states[start:], np.float32),
-            np.asarray(self.actions[start:], np.float32),
-            np.asarray(self.rewards[start:], np.float32),
-            terminated,
-            told,
-        )
-
-    def last_step(self, slot: int, *, terminated: bool) -> Step:
-        """What happened last."""
-        before = self.totals[-2] if len(self.totals) > 1 else np.zeros_like(self.totals[-1])
-        return Step(
-            slot,
-            self.number,
-            self.states[-2],
-            self.actions[-1],
-            self.rewards[-1],
-            self.states[-1],
-            self.totals[-1] - before,
-            terminated,
-        )
 
 
 class Interaction:
@@ -135,35 +67,37 @@ class Interaction:
         self.random_steps, self.seed = random_steps, seed
         self.steps = 0
         self.begun = 0
-        self.episodes: list[_Episode | None] = [None] * envs.num_envs
+        self.episodes: list[UnderWay | None] = [None] * envs.num_envs
         self._ended: list[dict[str, float]] = []
 
     def advance(self) -> None:
         """One decision in every slot, of `layout.action_horizon` environment steps."""
         self.actor.policy.eval()
-        self._begin()
-        active = self._active
+        self._fill()
+        active = self.active
         plan = self.actor.plan(active) if self.steps >= self.random_steps else self._random()
         for j in range(plan.shape[1]):
-            if (active := self._active).any():
+            if (active := self.active).any():
                 self._step(plan[:, j], active)
 
     @property
-    def _active(self) -> Mask:
+    def active(self) -> Mask:
+        """(N,), in which slots an episode is under way."""
         return np.array([episode is not None for episode in self.episodes])
 
-    def _begin(self) -> None:
-        chosen: list[_Episode | None] = [None] * len(self.episodes)
+    def _fill(self) -> None:
+        chosen: list[UnderWay | None] = [None] * len(self.episodes)
         for slot, episode in enumerate(self.episodes):
             if episode is None:
-                chosen[slot] = self._number(self.begun)
+                chosen[slot] = self.number(self.begun)
                 self.begun += 1
-        self._reset(chosen)
+        self.begin(chosen)
 
-    def _number(self, number: int) -> _Episode:
-        return _Episode(number, self.assign(number))
+    def number(self, number: int) -> UnderWay:
+        """The run's episode of a number, which has not begun."""
+        return UnderWay(number, self.assign(number))
 
-    def _reset(self, chosen: Sequence[_Episode | None]) -> None:
+    def begin(self, chosen: Sequence[UnderWay | None]) -> None:
         """Starts the chosen episodes, each in its slot."""
         mask = np.array([episode is not None for episode in chosen])
         if not mask.any():
@@ -176,10 +110,11 @@ class Interaction:
         options = {"reset_mask": mask, "assignments": assignments}
         observation, _ = self.envs.reset(options=options)
         for slot in np.flatnonzero(mask).tolist():
-            self._running(slot).states.append(np.array(observation["state"][slot], np.float32))
+            self.running(slot).states.append(np.array(observation["state"][slot], np.float32))
         self.actor.observe(observation, mask)
 
-    def _running(self, slot: int) -> _Episode:
+    def running(self, slot: int) -> UnderWay:
+        """The episode in a slot."""
         episode = self.episodes[slot]
         assert episode is not None
         return episode
@@ -192,13 +127,13 @@ class Interaction:
         return np.asarray(actions, np.float32)
 
     def _draw(self, slot: int, action_dim: int) -> NDArray[np.float64]:
-        episode = self._running(slot)
+        episode = self.running(slot)
         generator = np.random.default_rng([self.seed, episode.number, len(episode.actions)])
         return generator.random((self.layout.action_horizon, action_dim))
 
     def _step(self, action: NDArray[np.float32], active: Mask) -> None:
         """One environment step in the active slots; ends what ends in it."""
-        observation, over = self._play(action, active)
+        observation, over = self.play(action, active)
         self.steps += int(active.sum())
         for slot in np.flatnonzero(active).tolist():
             episode = self.episodes[slot]
@@ -208,12 +143,12 @@ class Interaction:
                 self._finish(slot, terminated=over[slot])
             else:
                 self._pack(slot)
-        going = self._active
+        going = self.active
         self.envs.halt(active & ~going)
         if going.any():
             self.actor.observe({**observation, PREVIOUS_ACTION: action}, going)
 
-    def _play(self, action: NDArray[np.float32], active: Mask) -> tuple[Any, dict[int, bool]]:
+    def play(self, action: NDArray[np.float32], active: Mask) -> tuple[Any, dict[int, bool]]:
         """Steps and notes what came of it; the slots whose episodes end, and whether for good.
 
         An episode whose simulator failed is given up: what was recorded of it stays.
@@ -230,7 +165,7 @@ class Interaction:
             if slot in failed or info["unstable"][slot]:
                 self.episodes[slot] = None
                 continue
-            episode, success = self._running(slot), bool(info["success"][slot])
+            episode, success = self.running(slot), bool(info["success"][slot])
             earned = self.reward(np.array([reward[slot]], np.float32), np.array([success]))
             episode.states.append(np.array(observation["state"][slot], np.float32))
             episode.actions.append(np.array(action[slot], np.float32))
@@ -270,7 +205,7 @@ class Interaction:
 
     def _finish(self, slot: int, *, terminated: bool) -> None:
         """Records an ended episode's last decisions and frees its slot."""
-        episode = self._running(slot)
+        episode = self.running(slot)
         length = len(episode.actions)
         if self.record is not None and episode.packed < length:
             whole = episode.trajectory(self._told(episode), terminated=terminated)
@@ -294,7 +229,7 @@ class Interaction:
             found["online/violation"] = float(earned < self.threshold)
         return found
 
-    def _told(self, episode: _Episode) -> int:
+    def _told(self, episode: UnderWay) -> int:
         return self.told[episode.assignment.instruction]
 
     def take_metrics(self) -> Metrics:
@@ -306,64 +241,10 @@ class Interaction:
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able; of an interaction between two decisions."""
-        return {
-            "steps": self.steps,
-            "begun": self.begun,
-            "ended": self._ended,
-            "slots": [
-                None
-                if episode is None
-                else {
-                    "number": episode.number,
-                    "actions": _encode(np.asarray(episode.actions, np.float32)),
-                    "generator": _encode(self.actor.generator_state(slot)),
-                }
-                for slot, episode in enumerate(self.episodes)
-            ],
-        }
+        counts = {"steps": self.steps, "begun": self.begun, "ended": self._ended}
+        return {**counts, "slots": slots_of(self)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Plays the episodes under way again, up to where they were; all come to it together."""
+        """Plays the episodes under way again, up to where they were."""
         self.steps, self.begun, self._ended = state["steps"], state["begun"], state["ended"]
-        action_dim = self.envs.single_action_space.shape[0]
-        past = {
-            slot: _decode(saved["actions"], np.float32).reshape(-1, action_dim)
-            for slot, saved in enumerate(state["slots"])
-            if saved is not None
-        }
-        for left in range(max(map(len, past.values()), default=0), -1, -1):
-            self._reset(
-                [
-                    self._number(state["slots"][slot]["number"])
-                    if slot in past and len(past[slot]) == left
-                    else None
-                    for slot in range(len(self.episodes))
-                ]
-            )
-            if left:
-                self._repeat({slot: a[-left] for slot, a in past.items() if len(a) >= left})
-        for slot, actions in past.items():
-            episode = self._running(slot)
-            episode.packed = max(0, len(actions) - self.layout.pred_horizon + 1)
-            saved = state["slots"][slot]["generator"]
-            self.actor.restore_generator(slot, _decode(saved, np.uint8))
-
-    def _repeat(self, actions: dict[int, NDArray[np.float32]]) -> None:
-        plan = np.zeros((len(self.episodes), *self.envs.single_action_space.shape), np.float32)
-        for slot, action in actions.items():
-            plan[slot] = action
-        observation, over = self._play(plan, self._active)
-        if over or not all(self.episodes[slot] is not None for slot in actions):
-            raise RuntimeError(
-                "E_REPLAY_DIVERGED: an episode that was under way ended earlier when it was played "
-                "again: this simulator does not repeat itself, so the run cannot be resumed exactly"
-            )
-        self.actor.observe({**observation, PREVIOUS_ACTION: plan}, self._active)
-
-
-def _encode(x: NDArray[Any]) -> str:
-    return base64.b64encode(np.ascontiguousarray(x).tobytes()).decode()
-
-
-def _decode(text: str, dtype: type[Any]) -> NDArray[Any]:
-    return np.frombuffer(base64.b64decode(text), dtype).copy()
+        play_again(self, state["slots"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 import time
@@ -258,6 +259,11 @@ def calls(
         return choose(observation, asked, noise=noise).cpu()
 
     return act
+
+
+def latencies_ms(policy: Policy) -> list[float]:
+    """How long each of `_CALLS` calls takes at batch 1."""
+    return list(itertools.islice(_times_ms(calls(policy)), _CALLS))
 
 
 def p99_ms(policy: Policy, budget_ms: float = math.inf) -> float:

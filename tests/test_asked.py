@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from embodied.data.asked import SketchStyle, Told, told_by
+from embodied.data.asked import SketchStyle, Told, _choose, told_by
 from embodied.data.blocks import Blocks
 from embodied.data.goals import Goals
 from embodied.data.mixture import mix
@@ -112,6 +115,18 @@ def test_labels_are_drawn_by_the_seed_and_too_many_are_refused() -> None:
     assert len(chosen) == 3
     with pytest.raises(ValueError, match=r"told.labels=2 .* 1 episodes"):
         asked(Told(labels=2, never=("text 0",)))
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 9), st.data())
+def test_labels_can_be_shared_out_evenly(sizes: list[int], seed: int, data: st.DataObject) -> None:
+    instructions = [f"text {i}" for i, size in enumerate(sizes) for _ in range(size)]
+    labels = data.draw(st.integers(0, len(instructions)))
+    drawn = _choose(Told(labels=labels, evenly=True, seed=seed), instructions)
+    counts = Counter(text for text, kept in zip(instructions, drawn, strict=True) if kept)
+    assert sum(counts.values()) == labels
+    most = max(counts.values(), default=0)
+    for i, size in enumerate(sizes):  # nobody has two fewer, unless there are no more
+        assert counts[f"text {i}"] >= min(size, most - 1)
 
 
 def test_labelled_episodes_have_their_share_of_each_batch() -> None:

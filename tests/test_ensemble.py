@@ -174,3 +174,15 @@ def test_members_are_not_asked_again_for_rows_of_others(monkeypatch: pytest.Monk
     (first, rows), (second, fewer) = sizes
     assert (first, rows, second) == (False, 200, True)
     assert fewer <= 100
+
+
+def test_autocast_rounds_nothing_that_goes_in_or_comes_out() -> None:
+    x = torch.randn(B, IN, generator=torch.Generator().manual_seed(0))
+    shallow, deep = EnsembleMLP(E, IN, (7,), OUT), EnsembleMLP(E, IN, (64, 64), OUT)
+    expected = shallow(x), deep(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = shallow(x), deep(x)
+    assert torch.equal(found[0], expected[0])  # nothing lies between its first layer and its last
+    assert found[1].dtype == torch.float32
+    assert not torch.equal(found[1], expected[1])
+    torch.testing.assert_close(found[1], expected[1], rtol=0.02, atol=0.01)

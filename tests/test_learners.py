@@ -101,12 +101,16 @@ BANDIT = {
 }
 
 
-@pytest.mark.parametrize("name", BANDIT)
-def test_the_best_arm_of_a_bandit_is_found(name):
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "fp32") for name in BANDIT), ("sac", "bf16"), ("iql", "bf16")]
+)
+def test_the_best_arm_of_a_bandit_is_found(name, precision):
     """Reward c - (a - 1)^2 for a in [-2, 2] and an episode of one step: act 1, which is worth c."""
     worth = 5.0 if name == "td3_bc" else 0.0  # it divides by values, which must not be 0
     extra = ("algorithm.actor_every=1", "algorithm.learning_rate=0.01", *BANDIT[name])
-    learner = make(name, *extra, steps=300)
+    deep = ("policy.hidden=[32,32]", "algorithm.critic_hidden=[32,32]")  # else nothing is rounded
+    rounded = (f"algorithm.precision={precision}", *(deep if precision == "bf16" else ()))
+    learner = make(name, *extra, *rounded, steps=300)
     generator = torch.Generator().manual_seed(0)
     for step in range(300):
         action = 4 * torch.rand(128, generator=generator) - 2

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embodied.algorithms.bc import warmup_cosine
+from embodied.algorithms.bc import choose_precision, warmup_cosine
 from embodied.algorithms.saved import Saved
 from embodied.algorithms.trade_off import Family, Fixed, TradeOff
 from embodied.distributed import World
@@ -83,6 +83,7 @@ class ValueLearner(Saved):
         actor_cosine: whether the policy's falls to 0 over the offline steps.
         polyak: how far targets move towards the critics at each step.
         actor_every: steps between two of the policy.
+        precision: "fp32", "bf16" (autocast; see `EnsembleMLP` for what it leaves exact) or "auto".
         seed: of the noise in the losses; that of step s depends on (seed, s) alone.
     """
 
@@ -102,8 +103,10 @@ class ValueLearner(Saved):
         actor_cosine: bool = False,
         polyak: float = 0.005,
         actor_every: int = 1,
+        precision: str = "fp32",
         seed: int = 0,
     ) -> None:
+        self.dtype = choose_precision(precision, world.device)
         self.policy, self.world = policy, world
         self.offline_steps = steps if offline_steps is None else offline_steps
         self.polyak, self.actor_every, self.seed = polyak, actor_every, seed
@@ -149,7 +152,10 @@ class ValueLearner(Saved):
         self._set_learning_rate(step)
         self.policy.train()
         noise = BatchNoise(seeded(self.seed, step, self.world.device))
-        losses, metrics = self.losses(Transition.of(self.policy, batch), step, noise)
+        with torch.autocast(
+            self.world.device.type, self.dtype, enabled=self.dtype != torch.float32
+        ):
+            losses, metrics = self.losses(Transition.of(self.policy, batch), step, noise)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -44,6 +45,8 @@ class Told:
     Attributes:
         labels: how many episodes keep their instruction, drawn with the seed; None means all. The
             others are shown goals, sketches or phrases alone, as videos that nobody described.
+        evenly: whether the labels are shared out among the instructions, as by somebody who sees
+            what they describe; else some instruction may get hardly any of few labels.
         never: instructions that no episode keeps, in any wording; where wordings are known, each
             by the first of them.
         labelled_share: how much of each batch is drawn from the episodes that keep theirs, in
@@ -60,6 +63,7 @@ class Told:
     """
 
     labels: int | None = None
+    evenly: bool = False
     never: tuple[str, ...] = ()
     labelled_share: float | None = None
     same_scene: float = 0.0
@@ -203,9 +207,22 @@ def _choose(told: Told, instructions: Sequence[str]) -> Tensor:
             "keep their instruction; lower it, or collect more"
         )
     order = np.random.default_rng(told.seed).permutation(len(places))
+    drawn = places[torch.from_numpy(order)].tolist()
+    if told.evenly:
+        drawn = _in_rounds(drawn, instructions)
     chosen = torch.zeros(len(instructions), dtype=torch.bool)
-    chosen[places[torch.from_numpy(order[: told.labels])]] = True
+    chosen[drawn[: told.labels]] = True
     return chosen
+
+
+def _in_rounds(drawn: Sequence[int], instructions: Sequence[str]) -> list[int]:
+    """Of each instruction the first one that was drawn, then of each the second, and so on."""
+    seen: Counter[str] = Counter()
+    rounds = {}
+    for episode in drawn:
+        seen[instructions[episode]] += 1
+        rounds[episode] = seen[instructions[episode]]
+    return sorted(drawn, key=rounds.__getitem__)
 
 
 def _spoken(style: str, length: int, notes: Notes) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embodied.encoders.base import Encoder, blank_absent, given
+from embodied.networks.transformer import attend
 from embodied.noise import Noise
 from embodied.normalize import ZScore
 from embodied.structs import Condition, Observation, Spec
@@ -120,7 +121,7 @@ class Reading(nn.Module):
         """Tokens (B, M, D) that read (B, K, D) -> (B, M, D); the order of the K does not matter."""
         query = self._heads(self.query(self.norm(tokens)))
         key, value = map(self._heads, self.memory(self.seen_norm(seen)).chunk(2, dim=-1))
-        found = F.scaled_dot_product_attention(query, key, value)
+        found = attend(query, key, value)
         tokens = tokens + self.out(rearrange(found, "b h l d -> b l (h d)"))
         read: Tensor = tokens + self.mlp(self.mlp_norm(tokens))
         return read

@@ -28,12 +28,20 @@ class EnsembleLinear(nn.Module):
 
     Args:
         gain: of orthogonal weights, with biases 0; None is `nn.Linear`'s uniform distribution.
+        exact: whether it stays in float32 where autocast would halve the precision.
     """
 
     def __init__(
-        self, num_members: int, in_dim: int, out_dim: int, *, gain: float | None = None
+        self,
+        num_members: int,
+        in_dim: int,
+        out_dim: int,
+        *,
+        gain: float | None = None,
+        exact: bool = False,
     ) -> None:
         super().__init__()
+        self.exact = exact
         self.weight = nn.Parameter(torch.empty(num_members, in_dim, out_dim))
         self.bias = nn.Parameter(torch.zeros(num_members, 1, out_dim))
         if gain is None:
@@ -45,7 +53,10 @@ class EnsembleLinear(nn.Module):
                 nn.init.orthogonal_(weight, gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
+        if not (self.exact and torch.is_autocast_enabled(x.device.type)):
+            return torch.baddbmm(self.bias, x, self.weight)
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.baddbmm(self.bias, x.float(), self.weight)
 
 
 class EnsembleLayerNorm(nn.Module):
@@ -64,7 +75,9 @@ class EnsembleMLP(nn.Module):
     """E multilayer perceptrons of equal shape with parameters of their own.
 
     Parameters are stacked, (E, in, out), so that one optimiser step and one product per layer serve
-    all members; rows do not see each other, nor do members.
+    all members; rows do not see each other, nor do members. Under autocast only what lies between
+    the first and the last layer is in half precision: what goes in and what comes out is not
+    rounded, and all the work is in between.
 
     Args:
         num_members: E.
@@ -93,12 +106,13 @@ class EnsembleMLP(nn.Module):
         gain = math.sqrt(2) if orthogonal else None
         layers: list[nn.Module] = []
         for before, width in pairwise([in_dim, *hidden]):
-            layers.append(EnsembleLinear(num_members, before, width, gain=gain))
+            first = not layers
+            layers.append(EnsembleLinear(num_members, before, width, gain=gain, exact=first))
             if layer_norm:
                 layers.append(EnsembleLayerNorm(num_members, width))
             layers.append(ACTIVATIONS[activation]())
         last = [in_dim, *hidden][-1]
-        layers.append(EnsembleLinear(num_members, last, out_dim, gain=gain))
+        layers.append(EnsembleLinear(num_members, last, out_dim, gain=gain, exact=True))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from scripts.bench._setup import shipped_config
 STATE_DIM, ACTION_DIM = 17, 6
 CPU = torch.device("cpu")
 SPEC = Spec(STATE_DIM, ACTION_DIM, (-1.0,) * ACTION_DIM, (1.0,) * ACTION_DIM, rate_hz=20.0)
+TEN = ("algorithm=sac", "algorithm.num_critics=10")
 LIMIT = (
     "the matrix products, three quarters of an update with ten critics and half of one with two; "
     "then activations and their gradients, which are limited by memory, and the optimiser."
@@ -104,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         ],
         "SAC, ten critics": [
             plain("loop over critics", PlainSAC(columns, 10)),
-            ours("ours, ten critics", columns, "algorithm=sac", "algorithm.num_critics=10"),
+            ours("ours, ten critics", columns, *TEN),
+            ours("ours, ten critics, bf16", columns, *TEN, "algorithm.precision=bf16"),
         ],
     }
     others = libraries(columns)

@@ -1,0 +1,92 @@
+"""Puts runs in a table: success, parameters, time to train, latency.
+
+    python scripts/table.py RUN [RUN ...] [--probe held_out] [--json FILE]
+
+Each RUN is a run directory, or a folder of some, such as a multirun makes. Runs that differ in
+their seed alone share a row. Latency is that of one call on one thread, measured now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from embodied.results import write_atomically
+from embodied.run_table import Cost, Row, cost_of, find_runs, rows_of
+from embodied.statistics import Estimate
+
+HEAD = ("run", "success", "seeds", "episodes", "parameters", "trained in", "p50 ms", "p99 ms")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; 0 if the table could be made, 2 if it was refused."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    try:
+        runs = find_runs(options.runs)
+        rows = rows_of(runs)
+        found = [row.success(options.probe) for row in rows]
+        costs = [cost_of(row.runs[0]) for row in tqdm(rows, "latency", disable=None)]
+    except (ValueError, OSError) as error:
+        print(f"table: {error}", file=sys.stderr)
+        return 2
+    protocol = runs[0].evaluation.protocol
+    probe = f", {options.probe}" if options.probe else ""
+    lines = [_line(HEAD), _line("---" for _ in HEAD)]
+    lines += [_line(cells(*each)) for each in zip(rows, found, costs, strict=True)]
+    print("\n".join([f"protocol {protocol}{probe}", "", *lines]))
+    if options.json:
+        data = [as_json(*each) for each in zip(rows, found, costs, strict=True)]
+        write_atomically(options.json, json.dumps({"protocol": protocol, "rows": data}, indent=1))
+    return 0
+
+
+def cells(row: Row, success: Estimate, cost: Cost) -> tuple[str, ...]:
+    """What stands in a row."""
+    trained = "" if row.train_s is None else f"{row.train_s / 60:.1f} min"
+    return (
+        row.name,
+        f"{success.mean:.3f} [{success.low:.3f}, {success.high:.3f}]",
+        str(len(row.runs)),
+        str(success.episodes),
+        f"{cost.parameters / 1e6:.2f} M",
+        trained,
+        f"{cost.p50_ms:.1f}",
+        f"{cost.p99_ms:.1f}",
+    )
+
+
+def as_json(row: Row, success: Estimate, cost: Cost) -> dict[str, object]:
+    """The row's figures."""
+    return {
+        "name": row.name,
+        "runs": [str(run.path) for run in row.runs],
+        "success": dataclasses.asdict(success),
+        "train_s": row.train_s,
+        **dataclasses.asdict(cost),
+    }
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run, or folder of runs")
+    parser.add_argument("--probe", help="another evaluation of the runs, such as held_out")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
