@@ -58,7 +58,7 @@ class Feed(LocalMail):
     def __init__(self, start: NDArray[np.float64], rate_hz: float) -> None:
         super().__init__()
         self.start, self.dt = start, round(SECOND / rate_hz)
-        self._sent = self._last = 0
+        self._sent = self._last = self._first = 0
         self.moved = 0
 
     def publish(self, seen: Any) -> None:
@@ -68,8 +68,9 @@ class Feed(LocalMail):
         self.moved += seen.state is State.RUN
         if seen.time - self._last > SECOND // 10:
             self._last, self._sent = seen.time, self._sent + 1
-            ahead = seen.time / SECOND + np.arange(50)[:, None] * self.dt / SECOND
-            wave = self.start + 0.05 * np.sin(ahead + np.arange(JOINTS))
+            self._first = self._first or seen.time
+            ahead = (seen.time - self._first + np.arange(50)[:, None] * self.dt) / SECOND
+            wave = self.start + 0.05 * (1 - np.cos(ahead * np.linspace(0.5, 1, JOINTS)))
             self.send(TimedChunk(wave, seen.time, seen.time, self.dt, self._sent))
 
 
