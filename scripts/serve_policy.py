@@ -1,6 +1,6 @@
-"""Serves a policy to robots and to openpi's clients: `python scripts/serve_policy.py checkpoint=RUN`
+"""Serves a policy to robots: `python scripts/serve_policy.py checkpoint=RUN`
 
-See docs/serving.md.
+Clients of openpi work with it; see docs/serving.md.
 """
 
 import hydra

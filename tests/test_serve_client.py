@@ -311,6 +311,17 @@ def test_a_server_that_begins_with_something_else_is_left(metadata: Any) -> None
         PolicyClient(url).infer(observation())
 
 
+@pytest.mark.parametrize("number", [np.zeros(3), "2", True, None])
+def test_a_reply_with_a_strange_number_is_one_without(number: Any) -> None:
+    def infer(request: dict[str, Any]) -> dict[str, Any]:
+        return {**plain(request), "request_id": number}
+
+    with openpi_server(infer, metadata={"protocol": "embodied/9"}) as url:
+        client = PolicyClient(url)
+        assert first_of(client.infer(observation(3.0))) == 3.0
+        client.close()
+
+
 @pytest.mark.parametrize("reply", [b"\xc1", [1], b"\x93\x01"])
 def test_a_reply_that_cannot_be_read_ends_the_connection(reply: Any) -> None:
     with openpi_server(lambda request: reply) as url:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -69,6 +70,7 @@ def test_the_metadata_tells_all_that_a_client_must_know_and_can_be_sent() -> Non
         "obs_horizon": 2,
         "rate_hz": 10.0,
         "state_parts": {},
+        "sketch_size": None,
         "phrases": ["move left"],
         "state_names": ["a", "b", "c"],
         "action_names": ["x", "y"],
@@ -76,6 +78,7 @@ def test_the_metadata_tells_all_that_a_client_must_know_and_can_be_sent() -> Non
         "checkpoint": "abc",
     }
     assert "sketch" in DRAWN.metadata["options"]
+    assert DRAWN.metadata["sketch_size"] == [8, 12]
 
 
 @pytest.mark.parametrize(
@@ -243,6 +246,19 @@ def test_a_sketch_is_drawn_as_in_training() -> None:
     assert part.image.tolist() == draw(trace, width=1).tolist()
 
 
+def test_a_drawing_may_be_sent_in_place_of_its_points() -> None:
+    session, mind = started(DRAWN)
+    drawing = np.full((8, 12, 3), 7, np.uint8)
+    answer(session, DRAWN, sketch=drawing)
+    (part,) = mind.told[0]
+    assert isinstance(part, Sketch)
+    assert part.image.tolist() == drawing.tolist()
+    with pytest.raises(
+        RequestError, match=r"^E_SERVE_FEATURE: 'sketch' must be \(8, 12, 3\) of uin"
+    ):
+        DRAWN.request(observation(sketch=drawing[1:]))
+
+
 def test_a_sketch_is_as_large_as_the_camera_where_training_did_not_say() -> None:
     spec = replace(SPEC, cameras={"front": (4, 6), "side": (10, 12)})
     for camera, size in (("side", (10, 12)), (None, (4, 6))):
@@ -278,6 +294,17 @@ def test_a_motion_that_the_policy_does_not_know_is_said_so_and_the_robot_goes_on
         assert found["actions"].shape == (HORIZON, 2)
     assert mind.corrected == ["move left", None]
     assert "refused" not in answer(session)
+
+
+def test_a_motion_that_could_not_be_told_is_told_with_the_next_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session, mind = started()
+    with monkeypatch.context() as patch:
+        patch.setattr(mind, "correct", Mock(side_effect=RuntimeError("out of memory")))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            answer(session, motion="move left")
+    assert answer(session, motion="move left")["motion"] == "move left"
 
 
 def test_a_reset_begins_an_episode_with_the_server_s_seed_or_its_own() -> None:

@@ -8,21 +8,29 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from embodied.serve.fields import OPTIONS
 from embodied.serve.wire import encode
 from tests.serving import ask, observation, raw
 
 ROOT = Path(__file__).parents[1]
 SERVER = """
 import asyncio
-from tests.serving import Running
+from tests.serving import Mind, Running
 
-server = Running()
+class Forgetful(Mind):
+    def infer(self, observation):
+        for kept in (self.seen, self.told, self.corrected, self.seeds):
+            kept.clear()
+        return super().infer(observation)
+
+server = Running(make_mind=Forgetful)
 server._listens = lambda port: print(port, flush=True)
 asyncio.run(server._run())
 """
@@ -79,28 +87,53 @@ def seeds() -> list[bytes]:
 
 
 def mutated(message: bytes, random: np.random.Generator) -> bytes:
-    """One to four changes: bits, bytes, what is left out, put in twice, or cut off."""
+    """One change or a few: bits, bytes, what is left out, put in twice, or cut off."""
     data = bytearray(message)
-    for _ in range(random.integers(1, 5)):
-        at = int(random.integers(max(len(data), 1)))
-        match random.integers(7):
-            case 0 if data:
-                data[at] ^= 1 << int(random.integers(8))
-            case 1 if data:
-                data[at] = int(
-                    random.choice([0x80, 0x90, 0xC1, 0xC6, 0xC9, 0xDB, 0xDD, 0xDF, 0xFF])
-                )
-            case 2:
+    for _ in range(random.choice([1, 1, 1, 2, 4])):
+        at = int(random.integers(len(data) + 1))
+        match random.integers(12):
+            case 0:
+                data[at : at + 1] = random.choice(HEADS)
+            case 1:
                 del data[at : at + int(random.integers(1, 9))]
-            case 3:
+            case 2:
                 data[at:at] = data[at : at + int(random.integers(1, 40))]
-            case 4:
+            case 3:
                 del data[at:]
-            case 5:
+            case 4:
                 data[at:at] = random.bytes(int(random.integers(1, 9)))
-            case _:
+            case 5:
                 data[at : at + 4] = b"\xff" * 4
+            case _ if at < len(data):
+                data[at] ^= 1 << int(random.integers(8))
     return bytes(data)
+
+
+HEADS = [bytes([head]) for head in (0x80, 0x90, 0xC1, 0xC6, 0xC9, 0xDB, 0xDD, 0xDF, 0xFF)]
+
+
+def odd(random: np.random.Generator) -> Any:
+    """A value that hardly anybody sends, but that the format can hold."""
+    lie = {
+        "__ndarray__": bool(random.random() < 0.9),
+        "data": random.bytes(int(random.integers(16))),
+        "dtype": str(random.choice(["<f4", "|u1", "|O", "|V4", "<c8", "<U1", "", "|b1"])),
+        "shape": random.integers(-1, 4, size=int(random.integers(8))).tolist(),
+    }
+    choices: list[Any] = [
+        *(None, True, -1, 2**63, float("nan"), float("inf"), "x" * 5000, "\x00", b"", [], {}),
+        *([[[]]], {"": {}}, lie, {**lie, "order": "C"}, {"__npgeneric__": True, "data": 3}),
+        *(np.zeros(3), np.zeros((3, 1)), np.full(3, np.nan), np.zeros(3, bool), [1, [2], 3]),
+        {"points": [[0, 0]] * int(random.integers(5)), "size": [4, int(random.integers(-1, 9))]},
+    ]
+    return choices[random.integers(len(choices))]
+
+
+def strange(random: np.random.Generator) -> bytes:
+    """A request with one or two odd fields."""
+    keys = [*observation(), *OPTIONS, "previous_action", "another"]
+    fields = {str(random.choice(keys)): odd(random) for _ in range(random.integers(1, 3))}
+    return encode(observation(**fields))
 
 
 def fuzz(url: str, count: int, seed: int) -> dict[str, int]:
@@ -109,8 +142,8 @@ def fuzz(url: str, count: int, seed: int) -> dict[str, int]:
     found["actions"] = 0
     with raw(url) as bad, raw(url) as good:
         for i in range(count):
-            message = mutated(originals[random.integers(len(originals))], random)
-            answer = ask(bad, message)
+            message = originals[random.integers(len(originals))]
+            answer = ask(bad, mutated(message, random) if i % 2 else strange(random))
             if isinstance(answer, dict):
                 found["actions"] += 1
             else:
@@ -141,7 +174,9 @@ def attack(count: int) -> None:
         before = resident_mb(pid)
         found = fuzz(url, count, seed=1)
         frames(url, min(count // 100, 200), seed=1)
-        assert resident_mb(pid) - before < 20
+        grown = resident_mb(pid) - before
+    print(f"{count} messages, memory grew by {grown:.1f} MB: {found}")
+    assert grown < 20
     assert sum(found.values()) == count
     assert all(found.values()), found  # every kind of refusal was met, and some are harmless
 

@@ -18,7 +18,7 @@ from embodied.deploy.limiter import Clips, Motion, brake, braking_path, follow
 from embodied.deploy.limits import TOLERANCE, Array, Limits
 
 MAX_HORIZON = 4096
-_KINDS = ("position", "velocity", "acceleration", "box")
+KINDS = ("position", "velocity", "acceleration", "box")
 
 
 def check_chunk(chunk: TimedChunk, limits: Limits) -> str | None:
@@ -167,6 +167,6 @@ class SafetySupervisor:
     def _note(self, clips: Clips, *, box: bool) -> None:
         axes = (clips.position, clips.velocity, clips.acceleration)
         found = (*(bool(each.any()) for each in axes), box)
-        self.flags = tuple(compress(_KINDS, found))
+        self.flags = tuple(compress(KINDS, found))
         self.counts.update(self.flags)
         self._recent.append(bool(self.flags))

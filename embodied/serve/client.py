@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from socket import SO_SNDTIMEO, SOL_SOCKET
 from typing import Any
 
-from embodied.serve.wire import MAX_BYTES, WireError, decode, encode
+from embodied.serve.wire import MAX_BYTES, WireError, decode, encode, request_id_of
 
 try:
     from websockets.exceptions import InvalidStatus, WebSocketException
@@ -107,7 +107,7 @@ class PolicyClient:
             WireError: the request cannot be sent, or the reply cannot be read.
         """
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        connection = self._connected()
+        connection = self.connect()
         self._request_id += 1
         message = encode(self._numbered(request, timeout_s))
         try:
@@ -162,7 +162,7 @@ class PolicyClient:
                 content = decode(message)
                 if not isinstance(content, dict):
                     raise WireError("E_WIRE_FORMAT: the reply is no map")
-                number = content.get("request_id")
+                number = request_id_of(content)
             if not self.is_ours or number in (None, self._request_id):
                 return content
             self.late += 1
@@ -175,15 +175,19 @@ class PolicyClient:
 
     # A connection
 
-    def _connected(self) -> ClientConnection:
+    def connect(self) -> ClientConnection:
+        """Connects where there is no connection, and takes the server's metadata.
+
+        Raises ServerLost, and ServerError for metadata that are not `expected`.
+        """
         if self._connection is not None and self._connection.state is not State.OPEN:
             self.close()
         if self._connection is None:
-            self._connect()
+            self._try()
         assert self._connection is not None
         return self._connection
 
-    def _connect(self) -> None:
+    def _try(self) -> None:
         wait_s = self._next_try - self._now()
         if wait_s > 0:
             raise ServerLost(f"E_SERVE_LOST: {self.url} is tried again in {wait_s:.1f} s")

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embodied.build import read_stored, resolve
 from embodied.checkpoint_files import Checkpoint
 from embodied.data.asked import SketchStyle
@@ -17,9 +19,13 @@ from embodied.deploy.brain import Brain
 from embodied.execution import execution_of
 from embodied.loading import load_policy
 from embodied.policies.base import Policy
+from embodied.rollout import PREVIOUS_ACTION
 from embodied.serve.contract import Contract
 from embodied.serve.gate import check_binding
 from embodied.serve.server import PolicyServer
+from embodied.serve.session import Session
+
+logger = logging.getLogger(__name__)
 
 _NAMES = ("state_names", "action_names", "action_units")
 
@@ -39,16 +45,24 @@ def server_of(policy: Policy, found: Checkpoint, config: Mapping[str, Any]) -> P
     Args:
         config: the keys of `conf/serve_policy.yaml`.
     """
-    horizon = config["action_horizon"]
-    execution = execution_of(config)
-    # One to begin with, so that settings that do not fit are refused before anybody connects.
-    make = partial(Brain, policy, action_horizon=horizon, execution=execution, seed=config["seed"])
-    make()
-    return PolicyServer(
-        contract_of(policy, found, config),
-        make,
-        **{name: config[name] for name in ("host", "port", "key", "instruction", "seed")},
-    )
+    horizon, execution = config["action_horizon"], execution_of(config)
+    make = partial(Brain, policy, action_horizon=horizon, execution=execution)
+    contract = contract_of(policy, found, config)
+    settings = {name: config[name] for name in ("host", "port", "key", "instruction", "seed")}
+    server = PolicyServer(contract, make, **settings)
+    _wake(Session(make, contract, instruction=config["instruction"] or "wait"))
+    return server
+
+
+def _wake(session: Session) -> None:
+    """Infers once, since the first time takes seconds where models are loaded when needed."""
+    contract = session.contract
+    blank = {key: np.zeros(*contract.kinds[name]) for name, key in contract.keys.items()}
+    action = np.zeros(contract.spec.action_dim, np.float32)
+    try:
+        session.answer(contract.request({**blank, PREVIOUS_ACTION: action}))
+    except Exception as error:  # of a policy that must be asked in another way than in words
+        logger.warning("not tried beforehand, the first request takes longer: %s", error)
 
 
 def contract_of(policy: Policy, found: Checkpoint, config: Mapping[str, Any]) -> Contract:
@@ -58,7 +72,7 @@ def contract_of(policy: Policy, found: Checkpoint, config: Mapping[str, Any]) ->
         policy.spec,
         action_horizon=config["action_horizon"] or policy.pred_horizon,
         obs_horizon=policy.obs_horizon,
-        features=config["features"],
+        features=config["features"] or {},
         ignored=config["ignored"],
         sketch_style=_style_of(read_stored(found.documents["config"])),
         phrases=() if planner is None else planner.candidates,

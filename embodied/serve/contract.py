@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embodied.data.asked import SketchStyle
+from embodied.data.sketches import Trace
 from embodied.rollout import PREVIOUS_ACTION
 from embodied.serve.fields import OPTIONS, Request, RequestError, array, options, trace
 from embodied.structs import Spec
@@ -69,12 +71,12 @@ class Contract:
             if (names := getattr(self, name)) is not None and len(names) != size:
                 raise ValueError(f"E_CONFIG_VALUE: {name} must name {size} axes, got {list(names)}")
 
-    @property
+    @cached_property
     def keys(self) -> dict[str, str]:
         """Feature -> key, of all that is sensed."""
         return {**default_keys(self.spec), **self.features}
 
-    @property
+    @cached_property
     def kinds(self) -> dict[str, Kind]:
         """Feature -> shape and type, of all that is sensed."""
         cameras = {name: ((*size, 3), _PIXELS) for name, size in self.spec.cameras.items()}
@@ -90,7 +92,7 @@ class Contract:
                 key: {"feature": name, "shape": list(kinds[name][0]), "dtype": str(kinds[name][1])}
                 for name, key in self.keys.items()
             },
-            "options": [name for name in OPTIONS if name != "sketch" or self.sketch_style],
+            "options": [name for name in OPTIONS if name != "sketch" or self.sketch_size],
             "actions": {
                 "shape": [self.action_horizon, spec.action_dim],
                 "dtype": str(_FLOATS),
@@ -101,6 +103,7 @@ class Contract:
             "obs_horizon": self.obs_horizon,
             "rate_hz": spec.rate_hz,
             "state_parts": dict(spec.state_parts),
+            "sketch_size": _listed(self.sketch_size),
             "phrases": list(self.phrases),
             **{name: _listed(getattr(self, name)) for name in _NAMES},
             "checkpoint": self.checkpoint,
@@ -115,7 +118,7 @@ class Contract:
         return Request(
             self._observation(message),
             goal=self._goal(message.get("goal_image")),
-            sketch=self._sketch(message),
+            sketch=self._sketch(message.get("sketch")),
             **options(message),
         )
 
@@ -152,12 +155,25 @@ class Contract:
             )
         return {name: array(x, f"goal_image/{name}", *kinds[name]) for name, x in given.items()}
 
-    def _sketch(self, message: Mapping[str, Any]) -> Any:
-        if message.get("sketch") is None:
+    @property
+    def sketch_size(self) -> tuple[int, int] | None:
+        """(h, w) of sketches in training; None where there were none, or of no size of their own
+        and no camera's."""
+        style, cameras = self.sketch_style, self.spec.cameras
+        if style is None:
             return None
-        if self.sketch_style is None:
+        first = next(iter(cameras.values()), None)
+        height, width = style.size or cameras.get(style.camera or "", first) or (0, 0)
+        return (height, width) if height else None
+
+    def _sketch(self, given: Any) -> Trace | NDArray[np.uint8] | None:
+        if given is None:
+            return None
+        if self.sketch_size is None:
             raise RequestError("E_SERVE_FEATURE: sketch: the policy was trained without sketches")
-        return trace(message["sketch"])
+        if isinstance(given, np.ndarray):
+            return array(given, "sketch", (*self.sketch_size, 3), _PIXELS)
+        return trace(given)
 
 
 _NAMES = ("state_names", "action_names", "action_units")
@@ -170,5 +186,5 @@ def default_keys(spec: Spec) -> dict[str, str]:
     return {STATE: "observation/state", **cameras}
 
 
-def _listed(names: Sequence[str] | None) -> list[str] | None:
+def _listed(names: Sequence[Any] | None) -> list[Any] | None:
     return None if names is None else list(names)

@@ -36,7 +36,7 @@ class Request:
         observation: as of `embodied.deploy.brain.Brain.infer`.
         prompt: the instruction; None for the server's own.
         goal: camera -> (h, w, 3) uint8 of what shall be seen.
-        sketch: the path that shall be followed.
+        sketch: the path that shall be followed, or its drawing (h, w, 3) uint8.
         motion: the phrase to be obeyed in place of the policy's own.
         reset: the seed of the episode that begins with this request, or True for the server's;
             None where none begins.
@@ -48,7 +48,7 @@ class Request:
     observation: Mapping[str, NDArray[Any]]
     prompt: str | None = None
     goal: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
-    sketch: Trace | None = None
+    sketch: Trace | NDArray[np.uint8] | None = None
     motion: str | None = None
     reset: int | None = None
     cancel: bool = False
@@ -69,12 +69,6 @@ def options(message: Mapping[str, Any]) -> dict[str, Any]:
         "request_id": _whole(message, "request_id"),
         "obs_time": _whole(message, "obs_time"),
     }
-
-
-def request_id_of(message: Any) -> int | None:
-    """The number of a request, whatever else is wrong with it; None where it has none."""
-    found = message.get("request_id") if isinstance(message, dict) else None
-    return found if type(found) is int else None
 
 
 def array(given: Any, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -21,11 +21,11 @@ from http import HTTPStatus
 from typing import Any
 
 from embodied.serve.contract import Contract
-from embodied.serve.fields import Request, RequestError, request_id_of
+from embodied.serve.fields import Request, RequestError
 from embodied.serve.gate import check_binding, refusal
 from embodied.serve.metrics import Metrics
 from embodied.serve.session import Mind, Session
-from embodied.serve.wire import MAX_BYTES, WireError, decode, encode
+from embodied.serve.wire import MAX_BYTES, WireError, decode, encode, request_id_of
 
 try:
     from websockets.asyncio.server import ServerConnection, serve

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodied.conditions import GoalImage, Language, LanguageMotion, Part, Row, Sketch
-from embodied.data.sketches import draw
+from embodied.data.sketches import Trace, draw
 from embodied.serve.contract import Contract
 from embodied.serve.fields import Request
 
@@ -54,7 +54,7 @@ class Session:
         instruction: str = "",
         seed: int = 0,
     ) -> None:
-        self._mind, self._contract = make_mind(), contract
+        self._mind, self.contract = make_mind(), contract
         self._instruction, self._seed = instruction, seed
         self._mind.reset(seed)
         self._told: Row | None = None
@@ -88,21 +88,20 @@ class Session:
         if request.goal:
             parts.append(GoalImage(request.goal))
         if request.sketch is not None:
-            parts.append(Sketch(self._drawn(request)))
-        # What is told anew is forgotten what was planned for before, so only changes are told.
+            parts.append(Sketch(self._drawn(request.sketch)))
+        # A mind that is told something forgets what it planned, so only changes are told.
         if self._told is None or not _alike(parts, self._told):
             self._mind.tell(parts)
             self._told = parts
 
-    def _drawn(self, request: Request) -> NDArray[np.uint8]:
+    def _drawn(self, sketch: Trace | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(h, w, 3), as in training."""
-        style, cameras = self._contract.sketch_style, self._contract.spec.cameras
+        style, size = self.contract.sketch_style, self.contract.sketch_size
+        if not isinstance(sketch, Trace):
+            return sketch
         assert style is not None
-        assert request.sketch is not None
-        first = next(iter(cameras.values()), request.sketch.size)
-        height, width = style.size or cameras.get(style.camera or "", first)
-        trace = request.sketch.scaled((height, width))
-        return draw(trace, with_height=style.with_height, width=style.width)
+        assert size is not None
+        return draw(sketch.scaled(size), with_height=style.with_height, width=style.width)
 
     def _forget_motion(self) -> None:
         self._asked_motion: str | None = None
@@ -113,24 +112,23 @@ class Session:
         """What the mind cannot be told is left aside and said so: the robot goes on as before."""
         if motion == self._asked_motion:
             return
-        self._asked_motion, self._motion, self._refused = motion, None, None
-        if motion is None:
-            self._mind.release()
-            return
+        known, refused = motion, None
         try:
-            self._mind.correct([LanguageMotion(motion)])
-            self._motion = motion
+            if motion is not None:
+                self._mind.correct([LanguageMotion(motion)])
         except ValueError:
+            known, refused = None, self._refusal((motion or "")[:_SHOWN])
+        if known is None:
             self._mind.release()
-            self._refused = self._refusal(motion[:_SHOWN])
+        self._asked_motion, self._motion, self._refused = motion, known, refused
 
     def _refusal(self, motion: str) -> str:
-        near = difflib.get_close_matches(motion, self._contract.phrases, 1, cutoff=0.0)
+        near = difflib.get_close_matches(motion, self.contract.phrases, 1, cutoff=0.0)
         hint = f"; the nearest that it knows is {near[0]!r}" if near else ""
         return f"E_SERVE_MOTION: the policy does not know {motion!r}{hint}"
 
     def _checked(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
-        shape = (self._contract.action_horizon, self._contract.spec.action_dim)
+        shape = (self.contract.action_horizon, self.contract.spec.action_dim)
         if actions.shape != shape or not np.isfinite(actions).all():
             raise PolicyFailed(f"actions must be finite and {shape}, got {actions.shape}")
         return actions.astype(np.float32, copy=False)

@@ -82,6 +82,12 @@ def decode(message: bytes) -> Any:
     return value
 
 
+def request_id_of(message: Any) -> int | None:
+    """The number of a request or reply, whatever else is wrong with it; None where it has none."""
+    found = message.get("request_id") if isinstance(message, dict) else None
+    return found if type(found) is int else None
+
+
 def check_size(message: bytes) -> None:
     """Raises WireError for more than `MAX_BYTES`."""
     if len(message) > MAX_BYTES:
