@@ -66,6 +66,7 @@ _MACHINERY = (
     "embodied.people.live",
     "embodied.people.session",
     "embodied.preflight",
+    "embodied.response",
     "embodied.resume",
     "embodied.robustness",
     "embodied.shards",
