@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from embodied.delayed import acting
 from embodied.evaluation import Outcomes, Trial, play
-from embodied.execution import execution_of
 from embodied.learning_curve import RETURN, SUCCESS
 from embodied.policies.base import Policy
 from embodied.protocols import Protocol
-from embodied.rollout import Controller
 from embodied.simulators import open_envs
 from embodied.structs import Metrics
 from embodied.suites import Suite
@@ -40,15 +39,10 @@ class CurvePoint:
     def __call__(self, policy: Policy) -> Metrics:
         if self._envs is None:  # kept open: some simulators take seconds to load
             self._envs = self._stack.enter_context(open_envs(self._suite, self.settings))
-        controller = Controller(
-            policy,
-            self._envs.num_envs,
-            action_horizon=self.settings["action_horizon"],
-            inference_batch=self._envs.num_envs,
-            execution=execution_of(self.settings),
-        )
+        slots = self._envs.num_envs
+        actor = acting(policy, slots, {**self.settings, "inference_batch": slots})
         outcomes: Outcomes = {}
-        for ended in play(controller, self._envs, self.trials):
+        for ended in play(actor, self._envs, self.trials):
             outcomes |= ended
         valid = [each for _, each in sorted(outcomes.items()) if each.valid]
         if not valid:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from embodied.heads.inpainting import Settled, soft_mask
+from embodied.noise import Noise
 from embodied.policies.base import Policy
+from embodied.structs import Condition, Observation
 
 Chunk = NDArray[np.float32]
 
@@ -59,9 +64,21 @@ class Receding:
         assert past.newest is not None
         return past.newest[:action_horizon]
 
-    def start(self, past: Past, pred_horizon: int) -> Chunk | None:
-        """(H, A) that the next chunk is sampled from; None samples it from noise alone."""
-        return None
+    def looks_back(self, past: Past) -> bool:
+        """Whether the next chunk depends on those before (`act`), and not on noise alone."""
+        return False
+
+    def act(
+        self,
+        policy: Policy,
+        pasts: Sequence[Past],
+        observation: Observation,
+        condition: Condition,
+        *,
+        noise: Noise,
+    ) -> Tensor:
+        """The next chunks (B, H, A), of rows that it all looks back in, or in none."""
+        return policy.act(observation, condition, noise=noise)
 
 
 class TemporalEnsemble(Receding):
@@ -132,18 +149,121 @@ class WarmStart(Receding):
                 f"knows, got {self.noise}"
             )
 
-    def start(self, past: Past, pred_horizon: int) -> Chunk | None:
+    def looks_back(self, past: Past) -> bool:
+        return past.newest is not None
+
+    def act(
+        self,
+        policy: Policy,
+        pasts: Sequence[Past],
+        observation: Observation,
+        condition: Condition,
+        *,
+        noise: Noise,
+    ) -> Tensor:
+        warm = policy.as_warm()
+        assert warm is not None, "`check` says so"
+        if not self.looks_back(pasts[0]):
+            return super().act(policy, pasts, observation, condition, noise=noise)
+        return warm.act_from(
+            rests(pasts, policy.pred_horizon).to(observation.state.device),
+            observation,
+            condition,
+            sigma=self.noise,
+            num_steps=self.num_steps,
+            noise=noise,
+        )
+
+
+class RealTime(Receding):
+    """Real-time chunking: a chunk goes on from the one before, of which the first steps will have
+    been executed by the time that it is there, and the others are wished for (Black et al. 2025,
+    arXiv:2506.07339, Algorithm 1; `heads.inpainting`).
+
+    Args:
+        delay: d, how many steps after an observation its chunk is there (`scripts/measure_latency`
+            says how many).
+        clip: beta, the most guidance; the paper's 5.
+        trained: shows the policy the d steps, as it was trained to (`simulated_delay` of its head;
+            arXiv:2512.05964), in place of guiding it. The steps beyond are not wished for.
+    """
+
+    def __init__(self, *, delay: int = 0, clip: float = 5.0, trained: bool = False) -> None:
+        if type(delay) is not int or delay < 0:
+            raise ValueError(f"delay_steps must be a whole number >= 0, got {delay!r}")
+        if not clip >= 0:
+            raise ValueError(f"realtime_clip must be 0 or more, got {clip}")
+        self.delay, self.clip, self.trained = delay, clip, trained
+
+    def check(self, policy: Policy, action_horizon: int) -> None:
+        super().check(policy, action_horizon)
+        completing = policy.as_completing()
+        if completing is None:
+            raise ValueError(
+                "execution=realtime needs a policy whose head denoises actions, such as head=edm "
+                f"or head=flow, to go on from its last chunk; this {type(policy).__name__} cannot"
+            )
+        if self.delay >= policy.pred_horizon:
+            raise ValueError(
+                f"delay_steps must be below {policy.pred_horizon} (the policy's pred_horizon), or "
+                f"nothing of a chunk is left when it is there, got {self.delay}"
+            )
+        if self.trained and self.delay > completing.trained_delay:
+            raise ValueError(
+                f"realtime_trained needs delay_steps <= {completing.trained_delay}, which the "
+                f"policy was trained with, got {self.delay}; train with "
+                f"policy.head.simulated_delay={self.delay}, or leave realtime_trained out"
+            )
+
+    def looks_back(self, past: Past) -> bool:
+        return past.newest is not None
+
+    def act(
+        self,
+        policy: Policy,
+        pasts: Sequence[Past],
+        observation: Observation,
+        condition: Condition,
+        *,
+        noise: Noise,
+    ) -> Tensor:
+        completing, device = policy.as_completing(), observation.state.device
+        assert completing is not None, "`check` says so"
+        if not self.looks_back(pasts[0]):
+            return super().act(policy, pasts, observation, condition, noise=noise)
+        weight = np.stack([self.weight(past, policy.pred_horizon) for past in pasts])
+        return completing.act_on(
+            Settled(
+                rests(pasts, policy.pred_horizon).to(device), torch.from_numpy(weight).to(device)
+            ),
+            observation,
+            condition,
+            clip=None if self.trained else self.clip,
+            noise=noise,
+        )
+
+    def weight(self, past: Past, pred_horizon: int) -> NDArray[np.float32]:
+        """(H,), how much each step of what is left of the last chunk counts."""
+        left = 0 if past.newest is None else len(past.newest)
+        return soft_mask(self.delay, left, pred_horizon)
+
+
+def rests(pasts: Sequence[Past], pred_horizon: int) -> Tensor:
+    """(B, H, A), what is left of each last chunk; its last action stands for the steps beyond."""
+    found = []
+    for past in pasts:
         rest = past.newest
-        if rest is None:
-            return None
-        return np.concatenate([rest, np.repeat(rest[-1:], pred_horizon - len(rest), axis=0)])
+        assert rest is not None, "`looks_back` says so"
+        found.append(np.concatenate([rest, np.repeat(rest[-1:], pred_horizon - len(rest), axis=0)]))
+    return torch.from_numpy(np.stack(found))
 
 
-_NAMES = ("receding", "ensemble", "warm")
+_NAMES = ("receding", "ensemble", "warm", "realtime")
 
 
 def execution_of(settings: Mapping[str, Any]) -> Receding:
-    """What the keys `execution`, `ensemble_decay`, `warm_noise` and `warm_steps` describe.
+    """What the keys `execution`, `delay_steps`, and those that begin with `ensemble_`, `warm_` and
+    `realtime_` describe.
 
     Keys that are missing, as in configs of older runs, or None have the constructors' values.
     """
@@ -159,5 +279,9 @@ def execution_of(settings: Mapping[str, Any]) -> Receding:
             return TemporalEnsemble(**options(decay="ensemble_decay"))
         case "warm":
             return WarmStart(**options(noise="warm_noise", num_steps="warm_steps"))
+        case "realtime":
+            return RealTime(
+                **options(delay="delay_steps", clip="realtime_clip", trained="realtime_trained")
+            )
         case other:
             raise ValueError(f"execution must be one of {', '.join(_NAMES)}, got {other!r}")

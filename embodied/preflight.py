@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 
 from embodied.build import ConfigError, instantiate
+from embodied.delayed import check_delay
 from embodied.execution import execution_of
 from embodied.parts import MAIN, asked
 from embodied.policies.base import Policy
@@ -114,6 +115,10 @@ def check_execution(config: Config, policy: Policy) -> None:
     settings = config["eval"]
     try:
         execution_of(settings).check(policy, settings["action_horizon"])
+        delay = settings.get("delay_steps") or 0
+        check_delay(delay, settings["action_horizon"], policy.pred_horizon)
+        if delay and config.get("person"):
+            raise ValueError(f"delay_steps must be 0 beside a person, got {delay}")
     except ValueError as error:
         raise ConfigError(f"E_CONFIG_VALUE: eval.{error}") from error
 

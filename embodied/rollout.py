@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embodied.conditions import Language, LanguageMotion, Part, Row, stack
-from embodied.execution import Past, Receding, WarmStart
+from embodied.execution import Past, Receding
 from embodied.noise import RowNoise
 from embodied.policies.base import Policy
 from embodied.structs import Condition, Observation
@@ -151,6 +151,15 @@ class Controller:
         self._pasts[slot] = Past()
         self._generators[slot].manual_seed(assignment.seed)
 
+    def tell(self, slot: int, parts: Row) -> None:
+        """From the slot's next inference on, within its episode, these are what is asked.
+
+        What was planned or said under what was asked before counts no longer; a correction stays.
+        """
+        self._told[slot] = list(parts)
+        self._phrases[slot] = _Phrase()
+        self._pasts[slot].forget()
+
     def correct(self, slot: int, parts: Row) -> None:
         """From the slot's next inference until `release`, each of the parts stands for the one of
         its kind in what is asked, or joins it; they stand for those of an earlier correction.
@@ -197,18 +206,26 @@ class Controller:
             self._phrases[slot].age += 1
             self._pasts[slot].step()
 
-    @torch.inference_mode()
     def plan(self, slots: Mask) -> NDArray[np.float32]:
+        self.chunks(slots)
         shape = (self.num_slots, self.action_horizon, self.policy.spec.action_dim)
         actions = np.zeros(shape, np.float32)
+        for slot in np.flatnonzero(slots).tolist():
+            actions[slot] = self.execution.actions(self._pasts[slot], self.action_horizon)
+        return actions
+
+    @torch.inference_mode()
+    def chunks(self, slots: Mask) -> NDArray[np.float32]:
+        """As `plan`, but whole chunks as the policy plans them now, (N, H, A)."""
+        shape = (self.num_slots, self.policy.pred_horizon, self.policy.spec.action_dim)
+        found = np.zeros(shape, np.float32)
         for alike in self._by_kinds(np.flatnonzero(slots).tolist()):
             for start in range(0, len(alike), self.inference_batch):
                 group = alike[start : start + self.inference_batch]
-                chunks = self._act(group)[: len(group)].cpu().numpy()
-                for slot, chunk in zip(group, chunks, strict=True):
-                    self._pasts[slot].add(chunk)
-                    actions[slot] = self.execution.actions(self._pasts[slot], self.action_horizon)
-        return actions
+                found[group] = self._act(group)[: len(group)].cpu().numpy()
+        for slot in np.flatnonzero(slots).tolist():
+            self._pasts[slot].add(found[slot])
+        return found
 
     def generator_state(self, slot: int) -> NDArray[np.uint8]:
         """Where the generator of a slot's episode is, for `restore_generator`."""
@@ -227,12 +244,9 @@ class Controller:
         groups: dict[tuple[bool, frozenset[type[Part]]], list[int]] = {}
         for slot in slots:
             kinds = frozenset(map(type, self.row(slot)))
-            groups.setdefault((self._start(slot) is None, kinds), []).append(slot)
+            looks_back = self.execution.looks_back(self._pasts[slot])
+            groups.setdefault((looks_back, kinds), []).append(slot)
         return groups.values()
-
-    def _start(self, slot: int) -> NDArray[np.float32] | None:
-        """What the slot's next chunk is sampled from, where that is not noise alone."""
-        return self.execution.start(self._pasts[slot], self.policy.pred_horizon)
 
     def _act(self, slots: list[int]) -> Tensor:
         padding = self.inference_batch - len(slots)
@@ -255,19 +269,10 @@ class Controller:
     def _sample(
         self, rows: list[int], observation: Observation, condition: Condition, noise: RowNoise
     ) -> Tensor:
-        starts = [start for slot in rows if (start := self._start(slot)) is not None]
-        execution, warm = self.execution, self.policy.as_warm()
-        if not (starts and isinstance(execution, WarmStart) and warm):
-            act = self.policy.explore if self.explores else self.policy.act
-            return act(observation, condition, noise=noise)
-        return warm.act_from(
-            torch.from_numpy(np.stack(starts)).to(self.device),
-            observation,
-            condition,
-            sigma=execution.noise,
-            num_steps=execution.num_steps,
-            noise=noise,
-        )
+        pasts = [self._pasts[slot] for slot in rows]
+        if self.explores and not self.execution.looks_back(pasts[0]):
+            return self.policy.explore(observation, condition, noise=noise)
+        return self.execution.act(self.policy, pasts, observation, condition, noise=noise)
 
     def _observation(self, histories: list[list[dict[str, NDArray[Any]]]]) -> Observation:
         def column(name: str) -> Tensor:

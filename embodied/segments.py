@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embodied.interaction import Interaction, Step
+from embodied.interaction import Interaction
 from embodied.sources import Source
 from embodied.structs import Batch, Condition, Metrics, Observation
+from embodied.under_way import Step
 
 Watch = Callable[[Step], None]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from embodied.delayed import acting
 from embodied.evaluation import Outcomes, Trial, play
-from embodied.execution import execution_of
 from embodied.loading import PackedPolicy
 from embodied.people.actor import Corrected
 from embodied.people.corrections import People
@@ -125,15 +125,10 @@ def control(
 ) -> Actor:
     """The policy as an actor in all slots of `envs`, with people beside it if there are any, and
     watched where it was shown what to do."""
-    controller = Controller(
-        policy,
-        envs.num_envs,
-        action_horizon=settings["action_horizon"],
-        inference_batch=settings["inference_batch"],
-        execution=execution_of(settings),
-        prompts=prompter,
-    )
-    actor = controller if people is None else Corrected(controller, people)
+    actor = acting(policy, envs.num_envs, settings, prompts=prompter)
+    if people is not None:
+        assert isinstance(actor, Controller), "`check_config` refuses people beside late plans"
+        actor = Corrected(actor, people)
     return Following(actor, prompter) if prompter.shows else actor
 
 

@@ -186,7 +186,7 @@ def test_first_and_later_chunks_are_planned_in_calls_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"execution": "random"}, "execution must be one of receding, ensemble, warm"),
+        ({"execution": "random"}, "execution must be one of receding, ensemble, warm, realtime"),
         ({"execution": "ensemble", "ensemble_decay": -1.0}, "ensemble_decay must be 0 or more"),
         ({"execution": "warm", "warm_steps": 0}, "warm_steps must be a whole number >= 1"),
         ({"execution": "ensemble", "action_horizon": 2}, "ensemble .*action_horizon must be 1"),
@@ -217,9 +217,10 @@ def test_settings_of_older_runs_mean_receding_horizons() -> None:
 
 def test_a_past_without_chunks_has_nothing_to_begin_from() -> None:
     past = Past()
-    assert WarmStart().start(past, H) is None
+    assert not WarmStart().looks_back(past)
     past.add(np.zeros((2, 1), np.float32))
     past.step()
+    assert WarmStart().looks_back(past)
     past.step()
     assert past.newest is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -47,9 +48,12 @@ class PlanarArm:
         self.lengths = np.asarray(lengths, np.float64)
 
     def __call__(self, positions: Array) -> Array:
-        angles = np.cumsum(positions[:, : len(self.lengths)], axis=1)
-        along = np.stack([np.cos(angles), np.sin(angles), np.zeros_like(angles)], axis=-1)
-        return np.cumsum(self.lengths[:, None] * along, axis=1)
+        angles = positions[:, : len(self.lengths)].cumsum(axis=1)
+        along = np.zeros((*angles.shape, 3))
+        np.cos(angles, out=along[..., 0])
+        np.sin(angles, out=along[..., 1])
+        points: Array = (self.lengths[:, None] * along).cumsum(axis=1)
+        return points
 
 
 class Box:
@@ -65,11 +69,12 @@ class Box:
         self.forward = forward
         if self.low.shape != (3,) or self.high.shape != (3,) or not (self.low < self.high).all():
             raise ValueError(f"E_ROBOT_CONFIG: box needs low < high, (3,) each, got {low}, {high}")
+        self._lowest, self._highest = self.low - 1e-9, self.high + 1e-9
 
     def contains(self, positions: Array) -> bool:
         """Whether all commanded positions (n, A) keep all points inside."""
         points = self.forward(positions)
-        return bool((points >= self.low - 1e-9).all() and (points <= self.high + 1e-9).all())
+        return bool(((points >= self._lowest) & (points <= self._highest)).all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,10 +140,15 @@ class Limits:
         assert self.rest is not None
         return self.rest
 
-    @property
+    @cached_property
     def has_rates(self) -> NDArray[np.bool_]:
         """(A,) which axes are commanded a rate."""
         return np.isfinite(self.standstill)
+
+    @cached_property
+    def are_positions(self) -> bool:
+        """Whether no axis is commanded a rate."""
+        return not self.has_rates.any()
 
 
 def _fail(problem: str) -> None:

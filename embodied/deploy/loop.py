@@ -43,6 +43,7 @@ class ControlLoop:
 
     Attributes:
         counts: what went wrong, and how often.
+        leaving: why it ends; empty while it goes on.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class ControlLoop:
         self.counts: Counter[str] = Counter()
         self._driver = Driver(robot, guards.retries, self.counts)
         self._overruns: deque[bool] = deque(maxlen=guards.window)
-        self._leaving = ""
+        self.leaving = ""
         self._priority = priority
         self._deadline = self._began = 0
         self._moved = False
@@ -82,7 +83,7 @@ class ControlLoop:
 
     def leave(self, why: str = "asked") -> None:
         """Ends the loop at the next tick."""
-        self._leaving = why
+        self.leaving = why
 
     def run(self) -> str:
         """Connects, loops until `leave`, a signal or a failure, and says why it ended.
@@ -99,13 +100,13 @@ class ControlLoop:
                 self._loop()
             finally:
                 self._stop_for_good()
-        return self._leaving
+        return self.leaving
 
     def _loop(self) -> None:
         self._driver.call(self.robot.connect)
         self._deadline = self._began = self.clock.now()
         try:
-            while not self._leaving:
+            while not self.leaving:
                 self._tick()
         except DriverError as error:
             self._enter(Event.FAULT, self.clock.now(), str(error))
@@ -267,7 +268,7 @@ class ControlLoop:
     def _brake_down(self) -> None:
         """Ticks that brake, until the robot stands, or should."""
         begun = self.clock.now()
-        self._enter(Event.STOP, begun, self._leaving)
+        self._enter(Event.STOP, begun, self.leaving)
         latest = begun + to_ns(self.safety.longest_stop_s)
         while not self._released and not self.safety.stands and self.clock.now() < latest:
             self._await_deadline()

@@ -53,6 +53,7 @@ class LocalMail:
 
     def __init__(self) -> None:
         self.newest: Seen | None = None
+        self._is_new = False
         self._chunks: deque[TimedChunk] = deque(maxlen=64)
         self._orders: deque[Event] = deque()
 
@@ -72,7 +73,13 @@ class LocalMail:
         return self._chunks.popleft() if self._chunks else None
 
     def publish(self, seen: Seen) -> None:
-        self.newest = seen
+        self.newest, self._is_new = seen, True
+
+    def observe(self) -> Seen | None:
+        """The newest observation; None if there is none that was not seen before."""
+        found = self.newest if self._is_new else None
+        self._is_new = False
+        return found
 
 
 def check_order(event: Event) -> None:

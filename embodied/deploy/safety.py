@@ -8,18 +8,17 @@ and the box. The same in simulation and on hardware.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embodied.deploy.chunks import TimedChunk
 from embodied.deploy.limiter import Clips, Motion, brake, braking_path, follow
 from embodied.deploy.limits import TOLERANCE, Array, Limits
 
 MAX_HORIZON = 4096
-_KINDS = ("position", "velocity", "acceleration", "box")
+KINDS = ("position", "velocity", "acceleration", "box")
 
 
 def check_chunk(chunk: TimedChunk, limits: Limits) -> str | None:
@@ -166,10 +165,8 @@ class SafetySupervisor:
         return box is None or box.contains(braking_path(moved, self.limits, self.dt))
 
     def _note(self, clips: Clips, *, box: bool) -> None:
-        found: Sequence[NDArray[np.bool_] | bool] = (
-            *(clips.position, clips.velocity, clips.acceleration),
-            box,
-        )
-        self.flags = tuple(kind for kind, each in zip(_KINDS, found, strict=True) if np.any(each))
+        axes = (clips.position, clips.velocity, clips.acceleration)
+        found = (*(bool(each.any()) for each in axes), box)
+        self.flags = tuple(compress(KINDS, found))
         self.counts.update(self.flags)
         self._recent.append(bool(self.flags))

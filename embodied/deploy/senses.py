@@ -9,6 +9,7 @@ import numpy as np
 
 from embodied.deploy.clock import to_ns
 from embodied.deploy.limits import Array
+from embodied.deploy.mail import Seen
 from embodied.deploy.robot import TIME, Features
 from embodied.deploy.watchdog import Guards
 
@@ -109,3 +110,35 @@ def sensed_at(observation: Observation, now: int) -> int:
 def pose_of(observation: Observation, names: Sequence[str]) -> Array:
     """(A,) where the commanded axes are."""
     return np.array([observation[name] for name in names], np.float64)
+
+
+def policy_view(seen: Seen, features: Features) -> dict[str, Any]:
+    """An observation as policies are given it: "state" (S,), and each camera's (h, w, 3) uint8.
+
+    The state is the robot's own array of that name where it has one, else all its floats, in the
+    order of its features, as LeRobot's recordings have them. "previous_action" is what the robot
+    was commanded last, and "time_ns" when this was sensed.
+    """
+    values = seen.values
+    state = values[STATE] if STATE in features else [values[name] for name in floats(features)]
+    cameras = {name: values[name] for name in camera_sizes(features)}
+    return {
+        STATE: np.asarray(state, np.float32),
+        **cameras,
+        "previous_action": seen.command.astype(np.float32),
+        "time_ns": np.int64(seen.time),
+    }
+
+
+def floats(features: Features) -> list[str]:
+    """The names of the plain numbers among a robot's features."""
+    return [name for name, kind in features.items() if kind is float]
+
+
+def camera_sizes(features: Features) -> dict[str, tuple[int, int]]:
+    """Camera -> (h, w)."""
+    return {
+        name: (kind[0], kind[1])
+        for name, kind in features.items()
+        if isinstance(kind, tuple) and len(kind) == 3
+    }

@@ -55,6 +55,7 @@ class SimHardware(Connected):
     Attributes:
         timeouts: how often it has stopped by itself.
         ended: whether the episode is over.
+        success: whether its task was solved at any step, as far as the environment says.
         stopped: whether it was stopped, and not commanded since.
     """
 
@@ -76,7 +77,7 @@ class SimHardware(Connected):
         self.rate_hz = float(world.rate_hz if rate_hz is None else rate_hz)
         self.clock, self.faults = clock or MonotonicClock(), faults or Faults()
         self.command_timeout_s = command_timeout_s
-        self.timeouts, self.ended, self.stopped = 0, False, True
+        self.timeouts, self.ended, self.success, self.stopped = 0, False, False, True
         self._step_ns = round(SECOND / world.rate_hz)
         self._options, self._seed = dict(options or {}), seed
         self._env = world.make_env()
@@ -157,7 +158,7 @@ class SimHardware(Connected):
         self._pending, self._last = [], None
         self._frozen: Any = None
         self._seen: deque[tuple[int, int, dict[str, Any]]] = deque(maxlen=_KEPT)
-        self.ended = False
+        self.ended = self.success = False
         self._sense()
 
     @property
@@ -216,8 +217,10 @@ class SimHardware(Connected):
         space = getattr(self._env, "action_space", None)
         if space is not None:
             self._action = np.clip(self._action, space.low, space.high)
-        self._now, _, terminated, truncated, _ = self._env.step(self._action.astype(np.float32))
+        found = self._env.step(self._action.astype(np.float32))
+        self._now, _, terminated, truncated, info = found
         self.ended = bool(terminated or truncated)
+        self.success = self.success or bool(info.get("success", False))
         self._sense()
 
     # What is sensed of it

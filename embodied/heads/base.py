@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from embodied.noise import Noise
@@ -53,7 +54,18 @@ class DensityHead(ActionHead):
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """x (B, H, A) and a 0-d noise level or time -> (B, H, A), what sampling follows there: the expected
-clean action, the expected noise or the velocity."""
+clean action, the expected noise or the velocity. Of heads with a `simulated_delay` also at levels
+(B, H), of each step."""
+
+
+def of_rows(level: Tensor, x: Tensor) -> Tensor:
+    """A denoiser's level for each row of x, (B,), or for each of its steps, (B, H)."""
+    return level.expand(len(x)) if level.ndim == 0 else level
+
+
+def over_actions(level: Tensor) -> Tensor:
+    """Levels (B,) or (B, H), shaped to be multiplied with actions (B, H, A)."""
+    return level[:, None, None] if level.ndim == 1 else level[..., None]
 
 
 class DenoisingHead(ActionHead):
@@ -123,7 +135,15 @@ class ErrorHead(DenoisingHead):
 
     Levels and noise are arguments, so that a policy, its reference, a chosen and a rejected action
     can be compared at the same draws, as preference losses need (`objectives.evidence`).
+
+    Attributes:
+        simulated_delay: most steps of a chunk that training shows without noise, as the beginning
+            that is executed while the policy thinks (arXiv:2512.05964); 0 shows none.
+        clean_level: the level of those; `errors` takes levels (B, H) where it shows some.
     """
+
+    simulated_delay: int = 0
+    clean_level: float
 
     @abstractmethod
     def levels(self, u: Tensor) -> Tensor:
@@ -150,7 +170,28 @@ class ErrorHead(DenoisingHead):
     def loss(self, context: Tensor, action: Tensor, *, noise: Noise) -> Tensor:
         levels = self.levels(noise.uniform(len(action), device=action.device))
         drawn = noise.normal(*action.shape, device=action.device)
-        return self.errors(context, action, levels=levels, noise=drawn)
+        if not self.simulated_delay:
+            return self.errors(context, action, levels=levels, noise=drawn)
+        given = self._given(noise.uniform(len(action), device=action.device))
+        levels = torch.where(given, self.clean_level, levels[:, None])
+        drawn = drawn.masked_fill(given[..., None], 0.0)
+        errors = self.errors(context, action, levels=levels, noise=drawn)
+        return errors.masked_fill(given, 0.0)  # what is shown is nothing to be learned
+
+    def _given(self, u: Tensor) -> Tensor:
+        """Uniform u (B,) -> which steps (B, H) a row is shown: 0 to `simulated_delay`, all counts
+        as likely."""
+        count = (u * (self.simulated_delay + 1)).floor()
+        return torch.arange(self.shape[0], device=u.device) < count[:, None]
+
+
+def check_simulated_delay(simulated_delay: int, pred_horizon: int) -> None:
+    """Raises ValueError where a chunk has not so many steps to show."""
+    if type(simulated_delay) is not int or not 0 <= simulated_delay < pred_horizon:
+        raise ValueError(
+            f"simulated_delay must lie in [0, {pred_horizon}) (pred_horizon), got "
+            f"{simulated_delay!r}"
+        )
 
 
 class StudentHead(ActionHead):

@@ -89,6 +89,11 @@ class BESOHead(EDMHead):
     """`EDMHead` over a window whose T actions belong to the context's last T tokens."""
 
     def make_trunk(self, **sizes: Any) -> ActionTransformer:
+        if self.simulated_delay:
+            raise ValueError(
+                "simulated_delay must be 0 for BESO's head, whose one token tells the noise level "
+                f"of all its actions, got {self.simulated_delay}; use head=edm"
+            )
         return InterleavedTransformer(**sizes)
 
 

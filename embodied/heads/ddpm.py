@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from embodied.heads.base import Denoiser, ErrorHead
 from embodied.heads.evidence import decoder_cost, prior_gap
+from embodied.heads.inpainting import Settled, pull, strength
 from embodied.heads.trunk import ActionTransformer, TrunkOptions
 from embodied.networks.timestep import TimeEmbedding
 from embodied.noise import Noise
@@ -24,6 +25,8 @@ PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 class DDPMHead(ErrorHead):
     """Predicts the noise in an action chunk, or the chunk, and steps from pure noise towards it.
+
+    It is a `GuidableHead`.
 
     Args:
         num_train_steps: levels of noise, T.
@@ -134,6 +137,27 @@ class DDPMHead(ErrorHead):
         """The network under a context (B, L, D), of x (B, H, A) at a step, a 0-d integer."""
         memory = self.trunk.remember(context)
         return lambda x, t: self.network(x, t.expand(len(x)), memory)
+
+    def pulled(self, denoise: Denoiser, settled: Settled, *, clip: float) -> Denoiser:
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            alpha, sigma = self._scales(t[None])
+
+            def look(x: Tensor) -> tuple[Tensor, Tensor]:
+                said = denoise(x, t)
+                cleans = {
+                    "epsilon": (x - sigma * said) / alpha,
+                    "sample": said,
+                    "v_prediction": alpha * x - sigma * said,
+                }
+                return said, cleans[self.prediction_type]
+
+            said, gradient = pull(look, x, settled)
+            # A change of the clean action by sigma times the strength, in what the network says.
+            units = {"epsilon": -alpha, "sample": sigma, "v_prediction": -torch.ones_like(alpha)}
+            change = units[self.prediction_type] * strength(sigma / alpha, clip)
+            return said + change * gradient
+
+        return predict
 
     def integrate(self, denoise: Denoiser, x: Tensor, *, noise: Noise) -> Tensor:
         """From noise x to an action with DDIM (Song et al. 2020, Eq. 12).

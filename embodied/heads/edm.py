@@ -16,9 +16,10 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from embodied.heads.base import Denoiser, ErrorHead
+from embodied.heads.base import Denoiser, ErrorHead, check_simulated_delay, of_rows, over_actions
 from embodied.heads.densities import DENSITIES, Levels
 from embodied.heads.evidence import decoder_cost, prior_gap
+from embodied.heads.inpainting import Settled, pull, strength
 from embodied.heads.samplers import SAMPLERS
 from embodied.heads.schedules import SCHEDULES
 from embodied.heads.trunk import ActionTransformer, TrunkOptions
@@ -34,7 +35,7 @@ def _choice(name: str, value: str, choices: dict[str, object]) -> None:
 class EDMHead(ErrorHead):
     """Denoises an action chunk with a transformer over noisy actions, after the context.
 
-    It is a `WarmHead`.
+    It is a `WarmHead` and a `GuidableHead`.
 
     Args:
         sigma_data: standard deviation of normalised actions.
@@ -42,6 +43,7 @@ class EDMHead(ErrorHead):
         noise_density: how often which noise is trained; see `heads.densities`.
         sampler, schedule, num_steps: how `sample` integrates; see `heads.samplers` and
             `heads.schedules`.
+        simulated_delay: see `ErrorHead`; what is shown counts as under noise of `sigma_min`.
         trunk: options of the `ActionTransformer`.
     """
 
@@ -61,6 +63,7 @@ class EDMHead(ErrorHead):
         sampler: str = "ddim",
         schedule: str = "exponential",
         num_steps: int = 3,
+        simulated_delay: int = 0,
         **trunk: Unpack[TrunkOptions],
     ) -> None:
         super().__init__()
@@ -71,7 +74,9 @@ class EDMHead(ErrorHead):
             raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        check_simulated_delay(simulated_delay, pred_horizon)
         self.shape = (pred_horizon, action_dim)
+        self.simulated_delay, self.clean_level = simulated_delay, sigma_min
         self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
         self.sampler = SAMPLERS[sampler]
         self.schedule = SCHEDULES[schedule]
@@ -96,12 +101,12 @@ class EDMHead(ErrorHead):
         )
 
     def network(self, x: Tensor, sigma: Tensor, memories: Sequence[Memory]) -> Tensor:
-        """F(x; sigma, context): x (B, H, A), sigma (B,) -> (B, H, A).
+        """F(x; sigma, context): x (B, H, A), sigma (B,) or (B, H) -> (B, H, A).
 
         Args:
             memories: the trunk's, of the context.
         """
-        out: Tensor = self.trunk(memories, x, self.embed_sigma(sigma.log()[:, None] / 4))
+        out: Tensor = self.trunk(memories, x, self.embed_sigma(sigma.log()[..., None] / 4))
         return out
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,7 +118,7 @@ class EDMHead(ErrorHead):
 
     def denoise(self, x: Tensor, sigma: Tensor, memories: Sequence[Memory]) -> Tensor:
         """D(x; sigma) = c_skip x + c_out F(c_in x; sigma): the expected clean action."""
-        c_skip, c_out, c_in = (c[:, None, None] for c in self.scalings(sigma))
+        c_skip, c_out, c_in = map(over_actions, self.scalings(sigma))
         return c_skip * x + c_out * self.network(c_in * x, sigma, memories).float()
 
     def levels(self, u: Tensor) -> Tensor:
@@ -122,8 +127,8 @@ class EDMHead(ErrorHead):
 
     def errors(self, context: Tensor, action: Tensor, *, levels: Tensor, noise: Tensor) -> Tensor:
         """||F - (a - c_skip x) / c_out||^2, unweighted, which is EDM's weighting of D's error."""
-        c_skip, c_out, c_in = (c[:, None, None] for c in self.scalings(levels))
-        x = action + levels[:, None, None] * noise
+        c_skip, c_out, c_in = map(over_actions, self.scalings(levels))
+        x = action + over_actions(levels) * noise
         target = (action - c_skip * x) / c_out
         error = self.network(c_in * x, levels, self.trunk.remember(context)).float() - target
         return error.square().mean(-1)
@@ -142,7 +147,14 @@ class EDMHead(ErrorHead):
 
     def denoiser(self, context: Tensor) -> Denoiser:
         memories = self.trunk.remember(context)
-        return lambda x, sigma: self.denoise(x, sigma.expand(len(x)), memories)
+        return lambda x, sigma: self.denoise(x, of_rows(sigma, x), memories)
+
+    def pulled(self, denoise: Denoiser, settled: Settled, *, clip: float) -> Denoiser:
+        def clean(x: Tensor, sigma: Tensor) -> Tensor:
+            found, gradient = pull(lambda x: (y := denoise(x, sigma), y), x, settled)
+            return found + sigma * strength(sigma, clip, self.sigma_data) * gradient
+
+        return clean
 
     def integrate(self, denoise: Denoiser, x: Tensor, *, noise: Noise) -> Tensor:
         sigmas = self.sigmas.to(x.device)

@@ -13,8 +13,9 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from embodied.heads.base import Denoiser, ErrorHead
+from embodied.heads.base import Denoiser, ErrorHead, check_simulated_delay, of_rows, over_actions
 from embodied.heads.evidence import decoder_cost, prior_gap
+from embodied.heads.inpainting import Settled, pull, strength
 from embodied.heads.trunk import ActionTransformer, TrunkOptions
 from embodied.networks.timestep import TimeEmbedding
 from embodied.networks.transformer import Memory
@@ -29,11 +30,14 @@ _CLEANEST = 0.995
 class FlowHead(ErrorHead):
     """Predicts the velocity of an action chunk with a transformer, after the context.
 
+    It is a `GuidableHead`.
+
     Args:
         num_steps: of sampling, of equal length.
         method: "euler", or "midpoint", which asks the network twice for each step.
         time_density: of the times in training: "uniform", or "beta", which prefers noisy ones
             (Black et al. 2024, "pi0", arXiv:2410.24164, appendix on the time sampling).
+        simulated_delay: see `ErrorHead`.
         trunk: num_layers, num_heads, dropout and patch of the `ActionTransformer`.
     """
 
@@ -47,6 +51,7 @@ class FlowHead(ErrorHead):
         num_steps: int = 4,
         method: str = "euler",
         time_density: str = "uniform",
+        simulated_delay: int = 0,
         **trunk: Unpack[TrunkOptions],
     ) -> None:
         super().__init__()
@@ -58,7 +63,9 @@ class FlowHead(ErrorHead):
             )
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        check_simulated_delay(simulated_delay, pred_horizon)
         self.shape = (pred_horizon, action_dim)
+        self.simulated_delay, self.clean_level = simulated_delay, 1.0
         self.num_steps, self.method, self.time_density = num_steps, method, time_density
         self.embed_time = TimeEmbedding(dim)
         self.trunk = ActionTransformer(
@@ -66,7 +73,7 @@ class FlowHead(ErrorHead):
         )
 
     def velocity(self, x: Tensor, t: Tensor, memories: Sequence[Memory]) -> Tensor:
-        """v(x, t, context): x (B, H, A) at times t (B,) in [0, 1] -> (B, H, A).
+        """v(x, t, context): x (B, H, A) at times t (B,) or (B, H) in [0, 1] -> (B, H, A).
 
         Args:
             memories: the trunk's, of the context.
@@ -82,7 +89,7 @@ class FlowHead(ErrorHead):
 
     def errors(self, context: Tensor, action: Tensor, *, levels: Tensor, noise: Tensor) -> Tensor:
         """||v(x_t, t) - (a - n)||^2 at x_t = t a + (1 - t) n (Liu et al. 2022, Eq. 1)."""
-        t = levels[:, None, None]
+        t = over_actions(levels)
         x = t * action + (1 - t) * noise
         found = self.velocity(x, levels, self.trunk.remember(context))
         return (found - (action - noise)).square().mean(-1)
@@ -101,7 +108,14 @@ class FlowHead(ErrorHead):
     def denoiser(self, context: Tensor) -> Denoiser:
         """The velocity under a context (B, L, D), of x (B, H, A) at a 0-d time."""
         memories = self.trunk.remember(context)
-        return lambda x, t: self.velocity(x, t.expand(len(x)), memories)
+        return lambda x, t: self.velocity(x, of_rows(t, x), memories)
+
+    def pulled(self, denoise: Denoiser, settled: Settled, *, clip: float) -> Denoiser:
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            found, gradient = pull(lambda x: (v := denoise(x, t), x + (1 - t) * v), x, settled)
+            return found + strength((1 - t) / t, clip) * gradient
+
+        return velocity
 
     def integrate(self, denoise: Denoiser, x: Tensor, *, noise: Noise) -> Tensor:
         """From noise x to an action; none is added on the way."""

@@ -71,13 +71,16 @@ class ActionTransformer(nn.Module):
 
         Args:
             x: (B, H, in_dim), where `in_dim` is not 0.
-            level: (B, dim), added to all tokens, such as what tells a noise level.
+            level: (B, dim), added to all tokens, such as what tells a noise level; or
+                (B, H, dim), of each step, of which a token is told the mean.
         """
         tokens = self.position.expand(len(memories[0][0]), -1, -1)
         if self.embed is not None:
             assert x is not None
             tokens = tokens + self.embed(rearrange(x, "b (l p) a -> b l (p a)", p=self.patch))
-        if level is not None:
+        if level is not None and level.ndim == 3:
+            tokens = tokens + rearrange(level, "b (l p) d -> b l p d", p=self.patch).mean(2)
+        elif level is not None:
             tokens = tokens + level[:, None]
         out: Tensor = self.out(self.transformer(tokens, memories))
         return rearrange(out, "b l (p a) -> b (l p) a", p=self.patch)

@@ -26,7 +26,7 @@ class TimeEmbedding(nn.Module):
     frequency: Tensor
 
     def forward(self, t: Tensor) -> Tensor:
-        """Times (B,) in [0, 1] -> (B, dim)."""
-        angle = t[:, None] * self.frequency
+        """Times (...) in [0, 1] -> (..., dim)."""
+        angle = t[..., None] * self.frequency
         out: Tensor = self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1))
         return out

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from embodied.heads.inpainting import Settled
 from embodied.noise import Noise
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec
 
@@ -71,6 +72,10 @@ class Policy(nn.Module, ABC):
         """Itself, where it can begin a chunk from another; None for any other."""
         return None
 
+    def as_completing(self) -> CompletingPolicy | None:
+        """Itself, where it can go on from steps that are settled; None for any other."""
+        return None
+
     def begin_step(self, step: int) -> None:
         """Called before each training step, from 0, for those that train in stages; what it
         changes must follow from the step alone, so that a resumed run goes on alike."""
@@ -104,6 +109,34 @@ class WarmPolicy(Protocol):
 
         Args:
             sigma, num_steps: as of `embodied.heads.base.WarmHead.resample`.
+        """
+        ...
+
+
+class CompletingPolicy(Protocol):
+    """A policy that can plan a chunk of which the beginning is settled; `Policy.as_completing` says
+    which are.
+
+    Attributes:
+        trained_delay: for how many settled steps it was trained so; 0 if for none.
+    """
+
+    @property
+    def trained_delay(self) -> int: ...
+
+    def act_on(
+        self,
+        settled: Settled,
+        observation: Observation,
+        condition: Condition,
+        *,
+        clip: float | None,
+        noise: Noise,
+    ) -> Tensor:
+        """As `Policy.act`, going on from what is settled, in environment units.
+
+        Args:
+            clip: as of `embodied.heads.inpainting.complete`; None for a policy that was trained so.
         """
         ...
 

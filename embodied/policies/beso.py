@@ -94,6 +94,9 @@ class BESOPolicy(ChunkPolicy):
     def as_warm(self) -> None:
         """None: no chunk is left to begin from, where one action is all that is predicted."""
 
+    def as_completing(self) -> None:
+        """None, for the same reason."""
+
     def _previous(self, observation: Observation) -> tuple[Tensor, Tensor]:
         if observation.action is None or observation.steps is None:
             raise ValueError(

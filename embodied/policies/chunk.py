@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from embodied.encoders.base import Encoder, drop_elements, hidden
-from embodied.heads.base import ActionHead, DenoisingHead, WarmHead, guided
+from embodied.heads.base import ActionHead, Denoiser, DenoisingHead, WarmHead, guided
+from embodied.heads.inpainting import GuidableHead, Settled, complete, trained_delay
 from embodied.noise import Noise
 from embodied.normalize import MinMax
-from embodied.policies.base import Policy, WarmPolicy, by_source
+from embodied.policies.base import CompletingPolicy, Policy, WarmPolicy, by_source
 from embodied.structs import Batch, Condition, Metrics, Observation, Spec, place
 
 _MOST_CHUNKS = 2**14
@@ -155,15 +156,45 @@ class ChunkPolicy(Policy):
         noise: Noise,
     ) -> Tensor:
         head, start = self.head, self._start(observation)
-        assert isinstance(head, DenoisingHead)
         assert isinstance(head, WarmHead), "`as_warm` says whether it is"
-        denoise = head.denoiser(self.encoder(observation, condition))
-        if self.guidance != 1:
-            untold = head.denoiser(self._untold(observation, condition))
-            denoise = guided(denoise, untold, self.guidance)
+        denoise = self._denoiser(observation, condition)
         given = self._normalize(previous, start)
         action = head.resample(denoise, given, sigma=sigma, num_steps=num_steps, noise=noise)
         return self._denormalize(action, start)
+
+    def as_completing(self) -> CompletingPolicy | None:
+        return self if isinstance(self.head, GuidableHead) else None
+
+    @property
+    def trained_delay(self) -> int:
+        return trained_delay(self.head)
+
+    def act_on(
+        self,
+        settled: Settled,
+        observation: Observation,
+        condition: Condition,
+        *,
+        clip: float | None,
+        noise: Noise,
+    ) -> Tensor:
+        assert isinstance(self.head, DenoisingHead)
+        # Guidance needs a gradient, which there is none of in inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            denoise = self._denoiser(observation, condition)
+            start = self._start(observation)
+            known = Settled(self._normalize(settled.action, start), settled.weight)
+            action = complete(self.head, denoise, known, clip=clip, noise=noise)
+            return settled.keep(self._denormalize(action, start))
+
+    def _denoiser(self, observation: Observation, condition: Condition) -> Denoiser:
+        """The head's, as `guidance` says."""
+        assert isinstance(self.head, DenoisingHead)
+        denoise = self.head.denoiser(self.encoder(observation, condition))
+        if self.guidance == 1:
+            return denoise
+        untold = self.head.denoiser(self._untold(observation, condition))
+        return guided(denoise, untold, self.guidance)
 
     def _denormalize(self, action: Tensor, start: Tensor | None) -> Tensor:
         if start is None:

@@ -25,7 +25,7 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
 }
 TASKS = tuple(f"reach-{colour}" for colour in COLOURS)
 CAMERAS = ("top",)
-STEP = 0.05  # distance per axis and control step at full speed; the table is [-1, 1] x [-1, 1]
+STEP = 0.05  # by default; the table is [-1, 1] x [-1, 1]
 REACHED = 0.05  # distance at which a pad counts as reached
 MARGIN = 0.9  # pads and starts lie in [-MARGIN, MARGIN]
 APART = 0.3  # least distance between two pads, and of the start from any pad
@@ -61,6 +61,7 @@ class PointSuite:
     Attributes:
         tasks: any of `TASKS`.
         num_goals: how many layouts of the pads; all tasks share them.
+        step: distance per axis and control step at full speed; the table is 2 wide.
         cameras: image observations; `CAMERAS` lists the choices.
         image_size: (h, w) of a camera's image in pixels.
     """
@@ -69,6 +70,7 @@ class PointSuite:
     num_goals: int = 50
     max_steps: int = 60
     rate_hz: float = 10.0
+    step: float = STEP
     cameras: tuple[str, ...] = ()
     image_size: tuple[int, int] = (64, 64)
 
@@ -104,7 +106,7 @@ class PointSuite:
         pad = _pad_slice(task)
 
         def act(state: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-            velocity = (state[..., pad] - state[..., :2]) / STEP
+            velocity = (state[..., pad] - state[..., :2]) / self.step
             return np.clip(velocity, -1.0, 1.0).astype(np.float32)
 
         return act
@@ -160,7 +162,8 @@ class PointEnv(gymnasium.Env[Observations, NDArray[np.float32]]):
         self._steps += 1
         stable = math.isfinite(vx) and math.isfinite(vy)
         if stable:
-            self._xy = (_moved(self._xy[0], vx), _moved(self._xy[1], vy))
+            step = self._suite.step
+            self._xy = (_moved(self._xy[0], vx, step), _moved(self._xy[1], vy, step))
             self._state[:2] = self._xy
         distance = math.dist(self._xy, self._target)
         success = stable and distance <= REACHED
@@ -229,8 +232,8 @@ def _pixels(low: float, high: float, length: int) -> slice:
     return slice(first, max(round(high), first + 1))
 
 
-def _moved(position: float, velocity: float) -> float:
-    return min(max(position + STEP * min(max(velocity, -1.0), 1.0), -1.0), 1.0)
+def _moved(position: float, velocity: float, step: float) -> float:
+    return min(max(position + step * min(max(velocity, -1.0), 1.0), -1.0), 1.0)
 
 
 def _pad_slice(task: str) -> slice:
