@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embodied.conditions import Language, LanguageMotion, Part, Row, stack
-from embodied.execution import Past, Receding
+from embodied.execution import Receding
 from embodied.noise import RowNoise
+from embodied.past import Past
 from embodied.policies.base import Policy
 from embodied.structs import Condition, Observation
 from embodied.suites import Assignment, Expert
@@ -190,6 +191,13 @@ class Controller:
         kinds = {type(part) for part in self._corrections[slot]}
         kept = [part for part in self._told[slot] if type(part) not in kinds]
         return [*kept, *self._corrections[slot]]
+
+    def elapse(self, slot: int, steps: int) -> None:
+        """So many steps have passed in a slot unseen: what was planned and said is that much older,
+        beyond the step that every observation stands for."""
+        self._phrases[slot].age += steps
+        for _ in range(steps):
+            self._pasts[slot].step()
 
     def said(self, slot: int) -> str:
         """The phrase that the slot's last inference acted by; empty for a policy without any."""

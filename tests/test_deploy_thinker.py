@@ -36,6 +36,7 @@ class Listener:
         self.heard: list[tuple[str, Sequence[Any]]] = []
         self.said = "own"
         self.breaks = False
+        self.elapsed: list[int] = []
 
     def infer(self, observation: Mapping[str, Any]) -> Any:
         self.seen.append(observation)
@@ -43,6 +44,9 @@ class Listener:
         if self.breaks:
             raise RuntimeError("out of memory")
         return np.repeat(observation["state"][None, :1], 3, axis=0)
+
+    def elapse(self, steps: int) -> None:
+        self.elapsed.append(steps)
 
     def tell(self, parts: Row) -> None:
         self.heard.append(("tell", parts))
@@ -226,3 +230,10 @@ def test_a_mind_that_cannot_be_told_anything_refuses_words_and_goes_on() -> None
     assert desk.think() is not None
     assert desk.thinker.counts["refused"] == 1
     assert len(desk.answers) == 1
+
+
+def test_a_mind_learns_how_many_of_its_steps_nobody_asked_about() -> None:
+    desk = Desk()
+    for _ in range(3):
+        desk.think()  # every 100 ms, five steps of 20 ms, one of which the observation stands for
+    assert desk.mind.elapsed == [4, 4]

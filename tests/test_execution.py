@@ -14,10 +14,11 @@ from embodied.build import ConfigError
 from embodied.conditions import Language
 from embodied.encoders.fuse import TokenEncoder
 from embodied.encoders.observation import StateEncoder
-from embodied.execution import Past, Receding, TemporalEnsemble, WarmStart, execution_of
+from embodied.execution import Receding, TemporalEnsemble, WarmStart, execution_of
 from embodied.heads.base import Denoiser, DenoisingHead, WarmHead
 from embodied.heads.edm import EDMHead
 from embodied.noise import Noise, RowNoise
+from embodied.past import Past
 from embodied.policies.base import Policy
 from embodied.policies.chunk import ChunkPolicy
 from embodied.preflight import check_execution

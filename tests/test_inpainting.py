@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from embodied.deploy.brain import Brain
 from embodied.encoders.fuse import TokenEncoder
 from embodied.encoders.observation import StateEncoder
+from embodied.execution import RealTime
 from embodied.heads.base import Denoiser, DenoisingHead, ErrorHead
 from embodied.heads.beso import BESOHead
 from embodied.heads.ddpm import DDPMHead
@@ -383,3 +385,12 @@ def test_all_that_is_random_is_drawn_from_the_noise() -> None:
     second = made.act_on(known, observation, Condition(), clip=5.0, noise=noise())
     assert torch.equal(first, second)
     assert counted.draws == 1
+
+
+def test_a_robots_plan_goes_on_from_what_is_due_however_long_nobody_asked() -> None:
+    brain = Brain(policy(), execution=RealTime(delay=2))
+    first = brain.infer({"state": np.zeros(3)})
+    brain.elapse(2)
+    second = brain.infer({"state": np.ones(3)})  # the third step since
+    np.testing.assert_array_equal(second[:2], first[3:5])
+    assert not np.allclose(second[2], first[5], atol=1e-6)

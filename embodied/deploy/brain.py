@@ -78,6 +78,11 @@ class Brain:
         """The phrase that the last inference acted by; empty for a policy without any."""
         return self.controller.said(0)
 
+    def elapse(self, steps: int) -> None:
+        """So many policy steps have passed unseen since the last observation, so that executions
+        and phrase levels that look back know how old their plans are."""
+        self.controller.elapse(0, steps)
+
     def observe(self, observation: Mapping[str, NDArray[Any]]) -> None:
         """Takes the observation of a step between two inferences, for policies that look back.
 

@@ -117,6 +117,7 @@ class Thinker:
         self._note, self._watch = note, watch
         self._taken = self._told = False
         self._requests = self._number = 0
+        self._seen: int | None = None  # when the last observation was made
         self._next = -(2**63)
 
     @property
@@ -137,7 +138,7 @@ class Thinker:
         self._requests += 1
         observation = policy_view(seen, self.features)
         try:
-            actions = self._plan(observation)
+            actions = self._plan(seen, observation)
         except Exception:
             self.counts["errors"] += 1
             if self.counts["errors"] == 1:  # else one fault would fill the disk
@@ -148,12 +149,20 @@ class Thinker:
             self._watch(observation, actions, said, self._told)
         return True
 
-    def _plan(self, observation: dict[str, Any]) -> NDArray[Any]:
+    def _plan(self, seen: Seen, observation: dict[str, Any]) -> NDArray[Any]:
+        self._elapse(seen.time)
         if not self._taken or self.hands is None:
             return np.asarray(self.mind.infer(observation))
         if hasattr(self.mind, "observe"):  # it goes on from where the person leaves the robot
             self.mind.observe(observation)
         return np.asarray(self.hands.infer(observation))
+
+    def _elapse(self, time: int) -> None:
+        """Tells the mind how many of its steps nobody asked it about since it last saw something;
+        its next observation stands for one."""
+        if self._seen is not None and hasattr(self.mind, "elapse"):
+            self.mind.elapse(max(0, round((time - self._seen) / self._dt) - 1))
+        self._seen = time
 
     def _send(self, seen: Seen, actions: NDArray[Any]) -> str:
         chunk = TimedChunk(actions, seen.time, seen.time, self._dt, self._requests, self._number)
