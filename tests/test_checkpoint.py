@@ -537,6 +537,7 @@ print([path.name for path in sorted(directory.iterdir())], latest(directory).ste
 """
 
 
+@pytest.mark.slow  # a whole process
 def test_a_file_size_limit_acts_like_a_full_disk(tmp_path: Path) -> None:
     command = [sys.executable, "-c", DISK_FULL, str(tmp_path)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -89,7 +89,7 @@ def test_a_faulty_override_is_named_before_anything_is_trained(
         pytest.skip("there is a GPU")
     said = fails("train.py", *tiny, f"run_dir={tmp_path / 'run'}", override)
     assert [text for text in texts if text not in said] == [], said
-    assert len(said.splitlines()) < 40  # no traceback, but perhaps all choices of a group
+    assert len(said.splitlines()) < 60  # no traceback, but perhaps all choices of a group
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

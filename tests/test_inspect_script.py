@@ -317,6 +317,7 @@ def test_statistics_that_are_missing_or_of_another_robot_are_named(clean: Path) 
     assert {f.code for f in norm_report(clean).faults} == {"E_DATA_NORM_MISSING"}
 
 
+@pytest.mark.slow  # a whole process
 def test_a_run_is_judged_by_the_statistics_in_its_checkpoint(
     clean: Path, make_policy: Callable[..., ChunkPolicy], command: Run
 ) -> None:

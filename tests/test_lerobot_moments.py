@@ -131,6 +131,7 @@ def _assert_tidy(root: Path, *names: str) -> None:
     assert not left
 
 
+@pytest.mark.slow  # every file operation is a moment
 def test_the_layout_stands_all_through_the_first_annotation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +147,7 @@ def test_the_layout_stands_all_through_the_first_annotation(
     assert shown == [["old", "other"]] * change + [["new", "old", "other"]] * (len(shown) - change)
 
 
+@pytest.mark.slow  # every file operation is a moment
 def test_the_layout_stands_while_an_episode_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +164,7 @@ def test_the_layout_stands_while_an_episode_is_replaced(
     assert caught_up.index("new") < shown.index("new")
 
 
+@pytest.mark.slow  # every file operation is a moment
 def test_the_layout_stands_while_it_is_finalised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

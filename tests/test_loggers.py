@@ -177,12 +177,14 @@ def test_wandb_is_offline_unless_asked(tmp_path: Path):
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
+@pytest.mark.slow  # waits for wandb
 def test_wandb_without_a_key_goes_offline_and_asks_nothing(tmp_path: Path):
     lines, _ = _wandb_run(tmp_path, "online")
     assert len(lines) == 1
     assert "no API key found; logging offline, upload later with: wandb sync" in lines[0]
 
 
+@pytest.mark.slow  # waits for wandb
 def test_unreachable_wandb_goes_offline_in_time(tmp_path: Path):
     start = time.monotonic()
     lines, seconds = _wandb_run(

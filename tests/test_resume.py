@@ -93,6 +93,7 @@ def test_a_finished_run_is_only_evaluated_again(compose: Compose, unbroken: Path
     assert (unbroken / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow  # whole processes
 def test_the_second_signal_ends_the_process_at_once(tiny: tuple[str, ...], tmp_path: Path) -> None:
     # The first signal is remembered until the step is done; this step never ends.
     code = (

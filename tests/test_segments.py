@@ -185,6 +185,7 @@ def test_a_mistake_is_named_with_its_value(override, named, tmp_path):
         train(config)
 
 
+@pytest.mark.slow  # a training
 def test_a_point_learns_to_come_to_its_mark(tmp_path):
     """16,000 steps: from about -40 to better than -20; a perfect controller has about -12."""
     config = compose_config(

@@ -289,6 +289,7 @@ def ran_on(changes: list[tuple[int, State]], begun: int, ended: int) -> Iterator
         yield (during[-1][0] - begun) / SECOND
 
 
+@pytest.mark.slow  # by the wall clock
 def test_a_robot_holds_whenever_its_server_is_gone_and_goes_on_when_it_is_back(
     tmp_path: Path,
 ) -> None:

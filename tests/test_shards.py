@@ -308,6 +308,7 @@ def plain(outcome: Outcome) -> Outcome:
     return replace(outcome, assignment=replace(outcome.assignment, instruction=""))
 
 
+@pytest.mark.slow  # whole processes
 def test_what_a_shard_raises_is_told(policy: Policy, run: Path) -> None:
     from embodied.gathering import gather
     from embodied.launchers import Processes, ShardFailed
@@ -345,6 +346,7 @@ def alone(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome,
     return evaluated(run, folder, "shards=1", "env.workers=0").outcomes
 
 
+@pytest.mark.slow  # whole processes
 def test_an_evaluation_in_two_processes_is_that_of_one(
     run: Path, tmp_path: Path, alone: tuple[Outcome, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:

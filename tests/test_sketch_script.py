@@ -86,6 +86,7 @@ def test_a_picture_is_drawn_on(script: Any, tmp_path: Path) -> None:
     assert Trace.from_json((tmp_path / "out" / "mine.json").read_text()).size == (40, 60)
 
 
+@pytest.mark.slow  # a whole process with a simulator
 def test_the_beginning_of_a_task_is_drawn_on(script: Any, tmp_path: Path) -> None:
     options = ("task=point", "camera=top", "image_size=[48,64]", "goal=2")
     process = script(*options, "scene=reach-red")

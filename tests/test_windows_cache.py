@@ -140,6 +140,7 @@ def start(cache: Path, delay: float) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow  # whole processes
 def test_a_process_killed_in_the_middle_leaves_nothing_that_is_taken_for_data(
     tmp_path: Path,
 ) -> None:
@@ -154,6 +155,7 @@ def test_a_process_killed_in_the_middle_leaves_nothing_that_is_taken_for_data(
     assert [path.suffix for path in folders(tmp_path)] == [""]
 
 
+@pytest.mark.slow  # whole processes
 def test_of_two_processes_one_fills_the_cache_and_the_other_waits(tmp_path: Path) -> None:
     processes = [start(tmp_path, 0.3) for _ in range(2)]
     outputs = [process.communicate(timeout=120)[0].split() for process in processes]
