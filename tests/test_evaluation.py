@@ -285,6 +285,7 @@ def test_a_lost_worker_costs_the_episodes_in_its_slots(
     assert f"slot 2 was running {assignments[2]}" in messages[0]
 
 
+@pytest.mark.slow  # whole processes
 def test_workers_may_die_again_and_again(pool: WorkerVectorEnv) -> None:
     faults = {1: "kill at 0", 9: "kill at 2"}
     assignments = with_faults(faults)

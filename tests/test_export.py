@@ -51,6 +51,7 @@ def test_the_loop_is_the_policy(make_policy: Make) -> None:
         assert torch.equal(loop(state, noise), expected)
 
 
+@pytest.mark.slow  # exports a whole loop
 @pytest.mark.parametrize("sampler", ["ddim", "heun", "euler_ancestral"])
 def test_an_exported_loop_gives_the_same_actions(
     make_policy: Make, tmp_path: Path, sampler: str

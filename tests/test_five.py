@@ -68,6 +68,7 @@ def test_a_specialist_differs_in_what_it_is_told_alone(way: str, five: dict[str,
     assert config["policy"] == five["policy"]
 
 
+@pytest.mark.slow  # a whole run
 def test_one_command_gives_a_figure_for_each_way_of_asking(data: Path, tmp_path: Path) -> None:
     command = ("experiment=five", *FEW, f"data_dir={data}", f"run_dir={tmp_path}")
     embodied.train(compose_config(*command))

@@ -298,6 +298,7 @@ def _kill_while_recording(root: Path, num_episodes: int, delay_s: float) -> list
     return reported
 
 
+@pytest.mark.slow  # whole processes
 def test_a_killed_recorder_loses_no_finished_episode(tmp_path: Path) -> None:
     root = tmp_path / "set"
     reported: list[int] = []
@@ -313,6 +314,7 @@ def test_a_killed_recorder_loses_no_finished_episode(tmp_path: Path) -> None:
     assert len(LeRobotDataset(root)) == len(found)
 
 
+@pytest.mark.slow  # whole processes
 def test_an_interrupted_finalize_leaves_a_readable_set_and_is_completed(
     master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

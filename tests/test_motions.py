@@ -246,6 +246,7 @@ def test_every_arm_is_told_in_training_what_it_is_told_in_evaluation(arm: str, t
     assert (config["source"]["goals"] is not None) == (told == "goal_image")
 
 
+@pytest.mark.slow  # a whole run
 def test_a_recipe_runs_from_demonstrations_to_results_named_by_what_was_told(
     tmp_path: Path,
 ) -> None:

@@ -103,6 +103,7 @@ def test_the_catalogue_and_our_figures_are_the_librarys(world: str) -> None:
     assert getattr(base, "_num_buttons", 0) == ours.num_buttons
 
 
+@pytest.mark.slow  # simulates for long
 def test_observations_rewards_and_the_goal_are_the_librarys(open_env: Open) -> None:
     env = open_env(suite_of("cube-single", goal_visible=True))
     task = "cube-single-task4"
@@ -179,6 +180,7 @@ def test_experts_solve_nearly_all_episodes(open_env: Open, world: str) -> None:
         assert sum(solved) >= (8 if world == "cube-octuple" else 18)
 
 
+@pytest.mark.slow  # simulates for long
 def test_play_is_recorded_and_says_what_was_pursued(tmp_path: Path) -> None:
     suite = OGBench(tasks=("scene-task1",))
     assert isinstance(suite, Playful)

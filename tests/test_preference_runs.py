@@ -236,6 +236,7 @@ def test_comparisons_of_several_tasks_are_refused(tmp_path: Path) -> None:
         train(config)
 
 
+@pytest.mark.slow  # a training
 def test_an_oracle_is_a_run_whose_values_are_in_the_rewards_own_units(
     composed: Composed, tmp_path: Path
 ) -> None:

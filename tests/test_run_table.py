@@ -77,6 +77,7 @@ def test_what_cannot_stand_in_one_table_is_named(
     assert "none of held_out" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # a training
 def test_a_trained_run_is_tabulated_with_its_size_and_latency(
     compose: Compose, fake_language: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,7 @@ def test_probes_are_reported_beside_the_protocol(compose: Compose, tmp_path: Pat
     assert set(probes) == {"other_instruction", "other_instruction_expert"}
 
 
+@pytest.mark.slow  # two whole runs
 def test_wandb_offline_needs_no_network_and_the_local_metrics_are_the_same(
     run: Path, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

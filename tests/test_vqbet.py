@@ -95,6 +95,7 @@ def test_codes_that_nobody_chooses_are_moved_to_the_data() -> None:
     assert [len(codes.unique()) for codes in vq.encode(chunk).T] == [8, 8]
 
 
+@pytest.mark.slow  # trainings
 def test_a_second_layer_makes_the_error_smaller() -> None:
     square = torch.rand(500, 1, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
     chunk, errors = square.expand(-1, 4, -1), []
@@ -203,6 +204,7 @@ def test_the_loss_weighs_codes_and_offsets() -> None:
     torch.testing.assert_close(head.loss(context, action, noise=noise()), expected)
 
 
+@pytest.mark.slow  # trainings
 @pytest.mark.parametrize("fitted", [True, False])
 def test_two_modes_are_kept_apart(fitted: bool) -> None:
     head = make_head(num_codes=4)
