@@ -19,16 +19,15 @@ acting and the person (`protocol.`, `env.`, `device=`, `person.`) goes to `live`
 from __future__ import annotations
 
 import argparse
-import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from embodied.stages import Stage, run_stages
+
 SHARED = ("protocol.", "env.", "device=")  # overrides that trainings know as well
 PEOPLE = "person."
-REPOSITORY = Path(__file__).resolve().parents[1]
 FRESH = 7  # benchmark seed of the starts that people correct; no policy is judged on them
 
 
@@ -68,20 +67,6 @@ RECIPES = {
         ),
     ),
 }
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A command that leaves something behind.
-
-    Attributes:
-        product: what is there, relative to the root, once it is finished.
-        arguments: the script and its overrides.
-    """
-
-    name: str
-    product: str
-    arguments: tuple[str, ...]
 
 
 def stages(
@@ -150,17 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if unknown := set(options.only or ()) - {stage.name for stage in chain}:
         parser.error(f"no stage {sorted(unknown)}; there are {[each.name for each in chain]}")
-    for stage in chain:
-        if options.only and stage.name not in options.only:
-            continue
-        command = [sys.executable, str(REPOSITORY / stage.arguments[0]), *stage.arguments[1:]]
-        if (root / stage.product).exists():
-            print(f"{stage.name}: done")
-            continue
-        print(f"{stage.name}: {shlex.join(('python', *stage.arguments))}", flush=True)
-        if not options.dry_run and (status := subprocess.run(command, check=False).returncode):
-            return status
-    return 0
+    chosen = [stage for stage in chain if not options.only or stage.name in options.only]
+    return run_stages(root, chosen, dry_run=options.dry_run)
 
 
 def _parser() -> argparse.ArgumentParser:

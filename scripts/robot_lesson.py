@@ -15,32 +15,16 @@ of the robot are by the clock, at 50 Hz, in three processes. Overrides go to the
 from __future__ import annotations
 
 import argparse
-import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from embodied.stages import Stage, run_stages
+
 ASKED = "go to the yellow pad"
 TAUGHT = 3  # starts that are corrected
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A command that leaves something behind.
-
-    Attributes:
-        product: what is there, relative to the root, once it is finished.
-        arguments: the script and its overrides.
-    """
-
-    name: str
-    product: str
-    arguments: tuple[str, ...]
 
 
 def stages(root: Path, *, seed: int = 0, overrides: Sequence[str] = ()) -> list[Stage]:
@@ -108,17 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dry-run", action="store_true", help="only print the commands")
     options = parser.parse_intermixed_args(arguments)
-    for stage in stages(options.root, seed=options.seed, overrides=options.overrides):
-        if (options.root / stage.product).exists():
-            print(f"{stage.name}: done")
-            continue
-        print(f"{stage.name}: {shlex.join(('python', *stage.arguments))}", flush=True)
-        command = [sys.executable, str(REPOSITORY / stage.arguments[0]), *stage.arguments[1:]]
-        if options.dry_run:
-            continue
-        done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
-        if done.returncode:
-            return done.returncode
+    chain = stages(options.root, seed=options.seed, overrides=options.overrides)
+    if status := run_stages(options.root, chain, dry_run=options.dry_run):
+        return status
     if not options.dry_run:
         print(*verdict(options.root), sep="\n")
     return 0

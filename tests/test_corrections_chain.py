@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import embodied
-from embodied import assessment
+from embodied import assessment, stages
 from embodied.loading import load_policy
 from embodied.people import session
 from embodied.people.interventions import read_interventions
@@ -76,14 +76,14 @@ def chain(
         "correct.py": (session.correct, "correct"),
     }
 
-    def run(command: Sequence[str], check: bool) -> SimpleNamespace:
+    def run(command: Sequence[str], check: bool, stdin: int) -> SimpleNamespace:
         main, name = mains[Path(command[1]).name]
         flat = any("flat" in each or "iwr" in each for each in command)
         trains = name == "config" and not flat
         main(compose_config(*command[2:], *(TWO_LEVELS if trains else ()), name=name))
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(script.subprocess, "run", run)
+    monkeypatch.setattr(stages.subprocess, "run", run)
 
     def chained(recipe: str) -> Path:
         options = ("--root", str(tmp_path), "--seed", "3", "--episodes", "2")

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from embodied import stages
 from embodied.build import check
 from scripts import corrections as script
 from tests.conftest import compose_config
 
 
-def arguments(stage: script.Stage) -> dict[str, str]:
+def arguments(stage: stages.Stage) -> dict[str, str]:
     return dict(each.split("=", 1) for each in stage.arguments[1:] if "=" in each)
 
 
@@ -74,13 +75,13 @@ def test_a_chain_goes_on_where_it_stopped(
     ran: list[str] = []
 
     class Done:
-        def __init__(self, command: list[str], check: bool) -> None:
+        def __init__(self, command: list[str], check: bool, stdin: int) -> None:
             assert command[0] == sys.executable
             name = next(x for x in command if x.startswith(("run_dir=", "output=")))
             ran.append(Path(name.split("=")[1]).name)
             self.returncode = 3 if ran[-1] == "corrections" else 0
 
-    monkeypatch.setattr(script.subprocess, "run", Done)
+    monkeypatch.setattr(stages.subprocess, "run", Done)
     results = tmp_path / "rth" / "seed1" / "base" / "results.json"
     results.parent.mkdir(parents=True)
     results.write_text("{}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embodied import stages
 from embodied.build import ConfigError
 from embodied.deploy import casting, running
 from embodied.deploy.brain import Brain
@@ -214,7 +215,7 @@ def test_a_lesson_goes_on_where_it_stopped_and_stops_where_a_stage_fails(
         ran.append(next(x for x in command if x.startswith(("run_dir=", "output="))))
         return SimpleNamespace(returncode=7)
 
-    monkeypatch.setattr(robot_lesson.subprocess, "run", run)
+    monkeypatch.setattr(stages.subprocess, "run", run)
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "results.json").write_text("{}")
     assert robot_lesson.main(["--root", str(tmp_path), "--dry-run"]) == 0
