@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,17 @@ HARMLESS = (
     "robustness*",
 )
 """Config keys that may change between the start of a run and its resumption."""
+
+KINDS: Mapping[str, tuple[Callable[[Config], Task], Callable[[Config], Task] | None]] = {
+    "episodes": (SuiteTask, DatasetTask),
+    "rewards": (RewardedTask, None),
+    "hindsight": (HindsightTask, None),
+    "on_policy": (OnPolicyTask, None),
+    "groups": (GroupTask, None),
+    "comparisons": (PreferenceTask, ComparedTask),
+    "queries": (QueriedTask, None),
+}
+"""What a source's data are -> the task with a suite to act in, and that of recorded data alone."""
 
 
 def main(config: Any) -> float | None:
@@ -174,20 +185,19 @@ def _train(configs: Sequence[Config], world: World) -> Path | None:
 
 
 def make_task(config: Config) -> Task:
-    """A task with a suite to act in, with rewards or without, or one of recorded data alone."""
-    if "num_steps" in config["source"]:
-        return OnPolicyTask(config)
-    if "num_attempts" in config["source"]:
-        return GroupTask(config)
-    if "num_pairs" in config["source"]:
-        return PreferenceTask(config) if "suite" in config["task"] else ComparedTask(config)
-    if "per_session" in config["source"]:
-        return QueriedTask(config)
-    if "subgoal_steps" in config["source"]:
-        return HindsightTask(config)
-    if "reward" in config["source"]:
-        return RewardedTask(config)
-    return SuiteTask(config) if "suite" in config["task"] else DatasetTask(config)
+    """What `source.kind` makes of a task with a suite to act in, or of recorded data alone."""
+    kind = config["source"]["kind"]
+    if kind not in KINDS:
+        raise ConfigError(f"E_CONFIG_VALUE: source.kind must be one of {list(KINDS)}, got {kind!r}")
+    acting, recorded = KINDS[kind]
+    if "suite" in config["task"]:
+        return acting(config)
+    if recorded is None:
+        raise ConfigError(
+            f"E_CONFIG_VALUE: a source of {kind} acts in a simulator, which this task has not: "
+            "choose another task, or source=offline"
+        )
+    return recorded(config)
 
 
 def make_trainer(config: Config, policy: Policy, data: TrainingData, world: World) -> Trainer:

@@ -21,11 +21,12 @@ SPOKEN = "motion"
 
 @dataclass(frozen=True)
 class Protocol:
-    """Every one of the first `goals_per_task` goals of every task, once.
+    """Every one of the first `goals_per_task` goals of every task, or of some, once.
 
     Attributes:
         name: what results carry; a result without one is refused.
         goals_per_task: up to the suite's `num_goals`.
+        tasks: of the suite; None for all. Results of some carry how many in their name.
         max_steps: horizon of an episode, environment steps.
         success: "any" counts success at any step, "final" at the last one.
         benchmark_seed: which list of goals; also enters each episode's seed.
@@ -41,6 +42,7 @@ class Protocol:
 
     name: str
     goals_per_task: int = 50
+    tasks: tuple[str, ...] | None = None
     max_steps: int = 500
     success: Literal["any", "final"] = "any"
     benchmark_seed: int = 0
@@ -56,6 +58,8 @@ class Protocol:
         if self.wording not in _WORDINGS:
             raise ValueError(f"wording must be one of {_WORDINGS}, got {self.wording!r}")
         object.__setattr__(self, "modalities", tuple(self.modalities))  # YAML gives lists
+        if self.tasks is not None:
+            object.__setattr__(self, "tasks", tuple(self.tasks))
         self._check_modalities()
 
     def _check_modalities(self) -> None:
@@ -75,11 +79,25 @@ class Protocol:
         """What results are called, such as "mt-v3@fast" where a policy sees images drawn "fast".
 
         So figures from images drawn in different ways are of different protocols and never mix.
-        Neither do those of other modalities than words: "mt-v3@goal_image@fast".
+        Neither do those of other modalities than words, "mt-v3@goal_image@fast", or of some tasks
+        alone, "mt-v3@3-of-10".
         """
         profile = image_profile(suite)
+        asked, all_tasks = len(self._tasks_in(suite)), len(suite.tasks)
+        some = () if asked == all_tasks else (f"{asked}-of-{all_tasks}",)
         told = () if self.modalities == LANGUAGE else ("+".join(self.modalities),)
-        return "@".join((self.name, *told, *(() if profile is None else (profile,))))
+        return "@".join((self.name, *some, *told, *(() if profile is None else (profile,))))
+
+    def _tasks_in(self, suite: Suite) -> tuple[str, ...]:
+        if self.tasks is None:
+            return suite.tasks
+        unknown = sorted(set(self.tasks) - set(suite.tasks))
+        if unknown or not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(
+                f"protocol.tasks must be some of {suite.name}'s {list(suite.tasks)}, each once, "
+                f"got {list(self.tasks)}"
+            )
+        return self.tasks
 
     def assignments(self, suite: Suite) -> tuple[Assignment, ...]:
         """The episodes in a suite, goal by goal, so that neighbours are different tasks."""
@@ -97,7 +115,7 @@ class Protocol:
                 instruction=self.instruction(suite, task, goal),
             )
             for goal in range(self.goals_per_task)
-            for task in suite.tasks
+            for task in self._tasks_in(suite)
         )
 
     def instruction(self, suite: Suite, task: str, goal: int) -> str:

@@ -13,7 +13,7 @@ from embodied.sources import Source
 from embodied.structs import Condition, Observation, Spec
 from embodied.tasks import Config, make_goals
 
-_NOT_OF_PLACEMENT = ("sets", "told", "goals")
+_NOT_OF_PLACEMENT = ("kind", "sets", "told", "goals")
 
 
 @dataclass(frozen=True)

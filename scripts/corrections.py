@@ -5,11 +5,10 @@
 
 Each stage is a command that is printed and can be run alone; finished ones are skipped, so that an
 interrupted chain goes on. Overrides go to every training, such as `train.steps=500`; what concerns
-acting and the person (`protocol.`, `env.`, `device=`, `person.`) goes to `live` and `corrections`.
+acting and the person (`protocol.`, `env.`, `device=`, `person.`) goes to `corrections` as well.
 
-    base         the two-level policy
+    base         the two-level policy, judged alone and with people who correct it while it acts
     flat         the same without phrases
-    live         the base policy's evaluation again, with people who correct it while it acts
     corrections  episodes from other starts, corrected by the same people, as a data set
     corrected    base, its phrase level trained on what they said
     iwr          (rth) flat, trained on the actions of these episodes
@@ -27,7 +26,7 @@ from pathlib import Path
 from embodied.stages import Stage, run_stages
 
 SHARED = ("protocol.", "env.", "device=")  # overrides that trainings know as well
-PEOPLE = "person."
+PEOPLE = "person."  # of base and corrections alone
 FRESH = 7  # benchmark seed of the starts that people correct; no policy is judged on them
 
 
@@ -39,11 +38,13 @@ class Recipe:
         person: who corrects, as overrides.
         level: what the policy's phrases are.
         protocol: that of the recipe's evaluation, as overrides: a number stands in both places.
+        corrected: the tasks that people correct, as an override; all where empty.
     """
 
     person: tuple[str, ...]
     level: str
     protocol: tuple[str, ...]
+    corrected: tuple[str, ...] = ()
 
 
 RECIPES = {
@@ -55,6 +56,7 @@ RECIPES = {
             "protocol.goals_per_task=20",
             "protocol.benchmark_seed=42",
         ),
+        corrected=("protocol.tasks=[door-open-v3,window-open-v3,window-close-v3]",),
     ),
     "yay": Recipe(
         person=("person=subtasks", "person.corrector.said_as=motion"),
@@ -85,21 +87,10 @@ def stages(
         given = (f"init_from={root / start}", f"corrections={corrections}")
         return train(stage, experiment, *given)
 
+    people = [each for each in overrides if each.startswith(PEOPLE)]
     found = [
-        train("base", name),
+        train("base", name, *recipe.person, *people),
         train("flat", name, "policy=hierarchical_flat"),
-        Stage(
-            "live",
-            "live/results.json",
-            (
-                "scripts/evaluate.py",
-                f"checkpoint={root / 'base'}",
-                f"output={root / 'live'}",
-                *recipe.protocol,
-                *recipe.person,
-                *acting,
-            ),
-        ),
         Stage(
             "corrections",
             "corrections/meta/info.json",
@@ -109,6 +100,7 @@ def stages(
                 f"output={corrections}",
                 f"level={recipe.level}",
                 *recipe.protocol,
+                *recipe.corrected,
                 *recipe.person,
                 *acting,
                 f"protocol.goals_per_task={episodes}",

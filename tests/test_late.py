@@ -12,13 +12,13 @@ from embodied_datasets.late import Late
 
 
 class Scenes:
-    """Two episodes of ten steps whose states count them, of the tasks "push" and "open"."""
+    """Episodes of ten steps whose states count them: "push", "open", and both again as failures."""
 
     spec = Spec(1, 1, (-1.0,), (1.0,), 10.0)
     fingerprint = "scenes"
 
     def __len__(self) -> int:
-        return 2
+        return 4
 
     def __getitem__(self, index: int) -> Episode:
         steps = np.arange(10, dtype=np.float32)[:, None]
@@ -31,16 +31,16 @@ class Scenes:
             extras={"force": steps},
             final={"state": np.full(1, 10.0)},
             annotations=(Annotation("motion", "move", 0),),
-            success=True,
-            info={"task": ("push", "open")[index]},
+            success=index < 2,
+            info={"task": ("push", "open")[index % 2]},
         )
 
     def __iter__(self) -> Iterator[Episode]:
-        return (self[i] for i in range(2))
+        return (self[i] for i in range(4))
 
 
 def test_only_the_end_stays_of_the_named_task() -> None:
-    push, opened = Late(Scenes(), tasks=["push"], skip=0.45)
+    push, opened, failed = late = Late(Scenes(), tasks=["push"], skip=0.45)
     assert push.expert_action is not None
     assert push.reward is not None
     assert push.state[:, 0].tolist() == [4, 5, 6, 7, 8, 9]
@@ -52,6 +52,9 @@ def test_only_the_end_stays_of_the_named_task() -> None:
     assert not push.annotations
     assert len(opened) == 10
     assert opened.annotations
+    assert len(late) == 3
+    assert len(failed) == 10
+    assert failed.info["task"] == "open"
 
 
 def test_nothing_skipped_is_nothing_lost() -> None:

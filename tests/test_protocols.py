@@ -53,6 +53,21 @@ def test_every_episode_has_a_seed_of_its_own(suite: Suite) -> None:
     assert all(0 <= seed < 2**32 for seed in seeds)
 
 
+def test_some_tasks_alone_have_the_same_episodes_and_another_name() -> None:
+    some = Protocol("p", goals_per_task=3, tasks=TASKS[2:0:-1])
+    found = some.assignments(SUITE)
+    assert [a.task for a in found] == [*TASKS[2:0:-1]] * 3
+    assert set(found) < set(Protocol("p", goals_per_task=3).assignments(SUITE))
+    assert some.name_on(SUITE) == f"p@2-of-{len(TASKS)}"
+    assert Protocol("p", tasks=TASKS).name_on(SUITE) == Protocol("p").name_on(SUITE) == "p"
+
+
+@pytest.mark.parametrize("tasks", [(), ("reach-mauve",), (TASKS[0], TASKS[0])])
+def test_tasks_that_are_none_of_the_suite_or_repeat_are_refused(tasks: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"protocol\.tasks must be some of"):
+        Protocol("p", tasks=tasks).assignments(SUITE)
+
+
 def test_an_episode_does_not_depend_on_how_many_there_are() -> None:
     few, many = (Protocol("p", goals_per_task=n).assignments(SUITE) for n in (3, 30))
     assert few == many[: len(few)]

@@ -12,8 +12,9 @@ from embodied.structs import Episode, Episodes, Spec
 class Late:
     """Training data that are damaged on purpose; implements `embodied.structs.Episodes`.
 
-    Of each episode of the named tasks only the end stays, so that a policy has never seen the task
-    as it is when it is asked for, and must be corrected there. Annotations of those are dropped.
+    Of each successful episode of the named tasks only the end stays, of others nothing, so that a
+    policy has never seen the task as it is when it is asked for, and must be corrected there.
+    Annotations of those are dropped.
 
     Args:
         tasks: by `info["task"]`.
@@ -24,7 +25,13 @@ class Late:
         if not 0 <= skip < 1:
             raise ValueError(f"skip must lie in [0, 1), got {skip}")
         self._episodes, self._tasks, self._skip = episodes, frozenset(tasks), skip
-        known = {str(each.info.get("task")) for each in episodes}
+        known: set[str] = set()
+        self._kept: list[int] = []
+        for i, each in enumerate(episodes):
+            task = str(each.info.get("task"))
+            known.add(task)
+            if task not in self._tasks or each.success:
+                self._kept.append(i)
         if unknown := sorted(self._tasks - known):
             raise ValueError(f"no episode is of the tasks {unknown}; there are {sorted(known)}")
 
@@ -38,13 +45,13 @@ class Late:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self._episodes)
+        return len(self._kept)
 
     def __getitem__(self, index: int) -> Episode:
-        return self._late(self._episodes[index])
+        return self._late(self._episodes[self._kept[index]])
 
     def __iter__(self) -> Iterator[Episode]:
-        return (self._late(each) for each in self._episodes)
+        return (self[i] for i in range(len(self)))
 
     def _late(self, episode: Episode) -> Episode:
         first = int(self._skip * len(episode))

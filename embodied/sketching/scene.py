@@ -40,8 +40,8 @@ def find_episode(protocol: Protocol, suite: Suite, task: str | None, goal: int) 
         raise ValueError(f"scene must be one of {', '.join(suite.tasks)}, got {task!r}")
     if not 0 <= goal < suite.num_goals:
         raise ValueError(f"goal must lie in [0, {suite.num_goals - 1}], got {goal}")
-    episodes = replace(protocol, goals_per_task=goal + 1).assignments(suite)
-    return next(each for each in episodes if (each.task, each.goal) == (task, goal))
+    episodes = replace(protocol, goals_per_task=goal + 1, tasks=(task,)).assignments(suite)
+    return episodes[-1]
 
 
 def first_camera(suite: Suite) -> str | int:
