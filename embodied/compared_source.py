@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from embodied.data.compared import Stretches, take
+from embodied.feedback import Pairs
 from embodied.noise import seeded
 from embodied.sources import Source
-from embodied.structs import Batch, Metrics, Pairs
+from embodied.structs import Batch, Metrics
 
 _STREAM = 0x5EED
 """Keeps the draws of pairs apart from those of steps, which have the same seed and position."""

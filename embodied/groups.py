@@ -13,10 +13,11 @@ from torch import Tensor
 
 from embodied.attempts import Drawn, Recorder, attempt
 from embodied.data.joined import joined
+from embodied.feedback import Attempts
 from embodied.policies.base import Policy
 from embodied.results import Outcome
 from embodied.sources import Source
-from embodied.structs import Attempts, Batch, Metrics
+from embodied.structs import Batch, Metrics
 from embodied.suites import Assignment
 
 Starts = Callable[[int], Sequence[Assignment]]

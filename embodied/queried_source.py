@@ -14,10 +14,11 @@ from embodied.data.preferences import Comparisons, Preferences, Segments, join
 from embodied.data.queries import disagreement, entropy, uniform
 from embodied.data.teachers import Teacher
 from embodied.experience import Experience
+from embodied.feedback import Pairs
 from embodied.own_episodes import OwnEpisodes
 from embodied.replay import Replay
 from embodied.sources import Source
-from embodied.structs import Batch, Metrics, Pairs
+from embodied.structs import Batch, Metrics
 
 CHOICES = {choose.__name__: choose for choose in (uniform, disagreement, entropy)}
 _STREAM = 0xA5C
@@ -207,7 +208,7 @@ class Queried(Source):
 
 
 class Asking:
-    """One session; implements `embodied.structs.Session`."""
+    """One session; implements `embodied.feedback.Session`."""
 
     def __init__(
         self, source: Queried, episodes: OwnEpisodes, count: int, rng: np.random.Generator

@@ -16,10 +16,11 @@ from embodied.build import instantiate
 from embodied.distributed import World
 from embodied.encoders.fuse import TokenEncoder
 from embodied.encoders.observation import StateEncoder
+from embodied.feedback import Attempts
 from embodied.heads.bins import BinsHead
 from embodied.heads.deterministic import DeterministicHead
 from embodied.policies.chunk import ChunkPolicy
-from embodied.structs import Attempts, Batch, Condition, Observation, Spec
+from embodied.structs import Batch, Condition, Observation, Spec
 from tests.test_objectives_conf import ROOT
 
 WORLD = World(0, 1, torch.device("cpu"))

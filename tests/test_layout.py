@@ -18,7 +18,7 @@ PACKAGES = {
 }
 # A module imports from its own row and from those above it. What is not listed sits on top.
 LAYERS = (
-    ("structs", "suites", "devices"),
+    ("structs", "feedback", "suites", "devices"),
     ("conditions", "noise", "normalize", "networks", "objectives"),
     ("encoders", "heads"),
     ("policies",),

@@ -16,10 +16,11 @@ from embodied.algorithms.pseudo_labels import PseudoLabels
 from embodied.algorithms.reward_fit import Compared, Crop, Seen, fit
 from embodied.algorithms.sac import SAC
 from embodied.distributed import World
+from embodied.feedback import Pairs, SegmentBatch
 from embodied.networks.rewards import RewardEnsemble
 from embodied.objectives.state_entropy import neighbour_distance
 from embodied.policies.actor import ActorPolicy
-from embodied.structs import Batch, Condition, Observation, Pairs, SegmentBatch, Spec
+from embodied.structs import Batch, Condition, Observation, Spec
 
 S, A, T = 2, 1, 4
 WORLD = World(0, 1, torch.device("cpu"))

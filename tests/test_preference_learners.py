@@ -21,13 +21,14 @@ from embodied.build import instantiate
 from embodied.data.transitions import Layout
 from embodied.distributed import World
 from embodied.encoders.observation import StateEncoder
+from embodied.feedback import Pairs, SegmentBatch
 from embodied.heads.bins import BinsHead
 from embodied.heads.edm import EDMHead
 from embodied.noise import BatchNoise, seeded
 from embodied.policies.actor import ActorPolicy
 from embodied.policies.chunk import ChunkPolicy
 from embodied.policies.hindsight import HindsightPolicy
-from embodied.structs import Batch, Condition, Observation, Pairs, SegmentBatch, Spec
+from embodied.structs import Batch, Condition, Observation, Spec
 from embodied.testing.algorithms import check_algorithm
 from tests.conftest import compose_config
 

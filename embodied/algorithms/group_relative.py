@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from embodied.algorithms.saved import Saved
 from embodied.distributed import World
+from embodied.feedback import Attempts
 from embodied.noise import seeded
 from embodied.objectives.anchors import anchor_states
 from embodied.objectives.penalties import KLToReference
@@ -18,7 +19,7 @@ from embodied.objectives.policy_gradient import Objective
 from embodied.objectives.rollouts import Rollouts
 from embodied.policies.base import Policy
 from embodied.policies.chunk import ChunkPolicy
-from embodied.structs import Attempts, Batch, Metrics, Struct
+from embodied.structs import Batch, Metrics, Struct
 
 
 @dataclass(frozen=True)

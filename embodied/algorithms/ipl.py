@@ -10,9 +10,10 @@ from torch import Tensor
 from embodied.algorithms.actor_critic import Losses, Transition
 from embodied.algorithms.iql import IQL, expectile_loss
 from embodied.algorithms.segment_answers import agreement
+from embodied.feedback import Pairs, SegmentBatch
 from embodied.noise import Noise
 from embodied.objectives.bradley_terry import bradley_terry
-from embodied.structs import Metrics, Observation, Pairs, SegmentBatch
+from embodied.structs import Metrics, Observation
 
 
 class IPL(IQL):

@@ -9,9 +9,10 @@ from torch.nn import functional
 from embodied.algorithms.saved import Saved
 from embodied.algorithms.segment_answers import agreement
 from embodied.distributed import World
+from embodied.feedback import Pairs, SegmentBatch
 from embodied.policies.base import Policy
 from embodied.policies.hindsight import HindsightPolicy
-from embodied.structs import Batch, Metrics, Pairs, SegmentBatch
+from embodied.structs import Batch, Metrics
 
 
 class OPPO(Saved):

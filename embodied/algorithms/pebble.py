@@ -16,13 +16,14 @@ from embodied.algorithms.pseudo_labels import PseudoLabels
 from embodied.algorithms.reward_fit import Compared, Crop, Term, fit, judge
 from embodied.algorithms.saved import moments, restore
 from embodied.algorithms.upper import Upper
+from embodied.feedback import Pairs, Session
 from embodied.networks.moments import RunningMoments
 from embodied.networks.rewards import RewardEnsemble
 from embodied.noise import seeded
 from embodied.objectives.bradley_terry import preference_logits
 from embodied.objectives.state_entropy import neighbour_distance
 from embodied.policies.base import Policy
-from embodied.structs import Batch, Metrics, Pairs, Session
+from embodied.structs import Batch, Metrics
 
 _STREAM = 0xBEB
 """Keeps orders and beginnings apart from the learner's noise, which has the same seed."""

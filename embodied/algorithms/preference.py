@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from embodied.algorithms.saved import Saved
 from embodied.algorithms.segment_answers import agreement, answer, denoises, divergence
 from embodied.distributed import World
+from embodied.feedback import SegmentBatch
 from embodied.noise import BatchNoise, Noise, seeded
 from embodied.objectives.answers import Answers, PairLoss, labelled
 from embodied.policies.base import Policy
-from embodied.structs import Batch, Metrics, SegmentBatch
+from embodied.structs import Batch, Metrics
 
 _FRESH = 1 << 40
 """Noise of measurements, apart from that of any step."""

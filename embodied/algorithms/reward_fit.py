@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from embodied.feedback import Pairs
 from embodied.networks.rewards import RewardEnsemble
 from embodied.objectives.bradley_terry import (
     accuracy,
@@ -18,7 +19,7 @@ from embodied.objectives.bradley_terry import (
     reward_loss,
 )
 from embodied.objectives.hypergradient import cosine
-from embodied.structs import Metrics, Pairs
+from embodied.structs import Metrics
 
 
 @dataclass(frozen=True)

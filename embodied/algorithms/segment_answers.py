@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from embodied.feedback import Pairs, SegmentBatch
 from embodied.heads.base import DensityHead, ErrorHead
 from embodied.networks.gaussians import normal_kl
 from embodied.noise import Noise
@@ -20,7 +21,7 @@ from embodied.objectives.evidence import error_log_ratio
 from embodied.policies.actor import ActorPolicy
 from embodied.policies.base import Policy
 from embodied.policies.chunk import ChunkPolicy
-from embodied.structs import Batch, Condition, Metrics, Observation, Pairs, SegmentBatch
+from embodied.structs import Batch, Condition, Metrics, Observation
 
 _FIXED_LOG_STD = -0.5 * math.log(2)
 """Of a deterministic policy, seen as a Gaussian: then log pi = -||a - mu(s)||^2 and a constant."""

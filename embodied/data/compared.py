@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embodied.data.preferences import Comparisons
-from embodied.structs import Pairs, SegmentBatch
+from embodied.feedback import Pairs, SegmentBatch
 
 
 def pairs_of(comparisons: Comparisons, told: str, device: torch.device) -> Pairs:

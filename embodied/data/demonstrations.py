@@ -9,7 +9,8 @@ from torch import Tensor
 
 from embodied.conditions import Language, stack
 from embodied.data.windows import Windows
-from embodied.structs import Attempts, Batch, Condition
+from embodied.feedback import Attempts
+from embodied.structs import Batch, Condition
 
 
 def demonstrations(

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from embodied.feedback import SegmentBatch
 from embodied.networks.ensemble import EnsembleMLP
 from embodied.noise import Noise
 from embodied.normalize import ZScore
 from embodied.policies.base import Policy
-from embodied.structs import Batch, Condition, Metrics, Observation, SegmentBatch, Spec
+from embodied.structs import Batch, Condition, Metrics, Observation, Spec
 
 
 class HindsightPolicy(Policy):

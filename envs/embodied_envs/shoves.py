@@ -236,7 +236,7 @@ class Shoves(SimulatedSuite):
         return simulator
 
     def expert(self, task: str, *, seed: int = 0) -> Expert:
-        """Takes the whole observation; the seed draws on which side it goes round the other block."""
+        """Takes all that is observed; the seed draws on which side it goes round the other one."""
         check_choice("task", task, self.tasks)
         return ShoveExpert(SHOVES[task], seed=seed)
 
