@@ -23,6 +23,7 @@ from embodied.noise import BatchNoise
 from embodied.policies.codes import Centres, ClusterCodes, OneHotCodes, TextCodes
 from embodied.policies.hierarchical import HierarchicalPolicy
 from embodied.policies.phrase_level import PhraseLevel
+from embodied.policies.told import latest
 from embodied.structs import Batch, Condition, Observation, Spec
 from embodied.testing import check_algorithm, check_policy
 from embodied.testing.facts import noise_of, take
@@ -147,6 +148,19 @@ def test_the_phrase_level_may_look_further_back_than_the_action_level(make: Make
     # The action level sees the present alone, and is told its phrase here.
     moved = replace(batch, observation=Observation(distant))
     assert torch.equal(act(policy, batch), act(policy, moved))
+
+
+def test_it_acts_on_histories_as_rollouts_give_them(make: MakeHierarchy) -> None:
+    policy = make(own_encoder=True, phrase_obs=3)
+    batch = make_batch(obs_horizon=5)
+    steps = torch.tensor([1, 2, 3, 4, 5, 5])
+    seen = Observation(batch.observation.state, action=torch.rand(6, 4, 2), steps=steps)
+    assert torch.equal(act(policy, batch), act(policy, replace(batch, observation=seen)))
+    kept = latest(seen, 3, 2)
+    assert kept.steps is not None
+    assert kept.steps.tolist() == [1, 1, 2, 2, 3, 3]  # of the present, 2 and 4 steps before
+    assert torch.equal(kept.state, seen.state[:, [0, 2, 4]])
+    assert latest(seen, 1).action is None
 
 
 def test_a_longer_look_back_needs_an_encoder_of_its_own(make: MakeHierarchy) -> None:

@@ -11,9 +11,15 @@ from embodied.structs import Condition, Observation
 
 
 def latest(observation: Observation, count: int, spacing: int = 1) -> Observation:
-    """The last `count` of the steps, `spacing` apart and ending with the present."""
-    steps = slice(-1 - (count - 1) * spacing, None, spacing)
-    return observation.map(lambda x: x[:, steps])
+    """The last `count` of the steps, `spacing` apart and ending with the present; without what was
+    done between them."""
+    chosen = slice(-1 - (count - 1) * spacing, None, spacing)
+    steps = observation.steps
+    return Observation(
+        state=observation.state[:, chosen],
+        images={name: images[:, chosen] for name, images in observation.images.items()},
+        steps=None if steps is None else (1 + (steps - 1) // spacing).clamp(max=count),
+    )
 
 
 def untold(condition: Condition) -> Condition:
