@@ -116,14 +116,17 @@ def stages(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit status of the first stage that fails, or 0."""
     parser = _parser()
-    options = parser.parse_intermixed_args(arguments)  # overrides may come last
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # Apart from the options, so that an override may stand anywhere, after `--only base` as well.
+    overrides = [x for x in given if x.startswith("~") or ("=" in x and not x.startswith("-"))]
+    options = parser.parse_args([x for x in given if x not in overrides])
     root = options.root / options.recipe / f"seed{options.seed}"
     chain = stages(
         options.recipe,
         root,
         seed=options.seed,
         episodes=options.episodes,
-        overrides=options.overrides,
+        overrides=overrides,
     )
     if unknown := set(options.only or ()) - {stage.name for stage in chain}:
         parser.error(f"no stage {sorted(unknown)}; there are {[each.name for each in chain]}")
@@ -133,10 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        usage="%(prog)s [options] {rth,yay} [OVERRIDE ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", choices=sorted(RECIPES))
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE")
     parser.add_argument("--root", type=Path, default=Path("runs/corrections"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--episodes", type=int, default=30, help="corrected episodes of each task")

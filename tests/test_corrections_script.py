@@ -94,3 +94,21 @@ def test_a_chain_goes_on_where_it_stopped(
     assert script.main(["rth", "--root", str(tmp_path), "--dry-run", "--only", "iwr"]) == 0
     assert ran == ["flat", "corrections"]
     assert "iwr: python train.py experiment=rth_iwr" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("train.steps=7", "rth", "--only", "flat"),
+        ("rth", "--only", "flat", "train.steps=7"),
+        ("rth", "train.steps=7", "--only", "flat", "~logger"),
+    ],
+)
+def test_overrides_may_stand_anywhere(
+    given: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main([*given, "--root", str(tmp_path), "--dry-run"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("flat: python train.py experiment=rth")
+    assert "train.steps=7" in line
+    assert ("~logger" in line) is ("~logger" in given)

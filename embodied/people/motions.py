@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +138,30 @@ class MotionCorrector:
 
     def demonstrate(self, view: View) -> Action:
         return self._action
+
+    @property
+    def num_controls(self) -> int:
+        """Numbers of an action, as far as the axes move by them."""
+        return 1 + max(self._foresight.controls)
+
+    def obeyed(
+        self, phrase: str, before: Action, *, gain: float, keeps: Collection[int] = ()
+    ) -> Action:
+        """(A,) the action that does to the letter what a phrase says.
+
+        Args:
+            before: (A,) the action of the step before.
+            gain: size of the numbers that move a named axis.
+            keeps: axes that go on with what they did before where they are not named; others stop.
+        """
+        action = before.astype(np.float32).copy()
+        named = dict(self.grammar.terms(phrase))
+        for axis, control in enumerate(self._foresight.controls):
+            if axis in named:
+                action[control] = gain * named[axis] * np.sign(self._foresight.scale[axis])
+            elif axis not in keeps:
+                action[control] = 0
+        return action
 
     def _ahead(self, pose: Vector, action: Action) -> Vector:
         """(D,) what changes over the horizon if the action is repeated."""
