@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from embodied.encoders.observation import StateEncoder
 from embodied.structs import Condition, Observation, Spec
@@ -34,3 +35,22 @@ def test_by_default_the_state_is_one_token() -> None:
 def test_pieces_must_make_up_the_state(pieces: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"add up to the state's 5 numbers, got \["):
         StateEncoder(spec=SPEC, obs_horizon=1, dim=8, pieces=pieces)
+
+
+def test_changes_are_seen_beside_the_state_and_need_the_start() -> None:
+    torch.manual_seed(0)
+    encoder = StateEncoder(spec=SPEC, obs_horizon=2, dim=8, pieces=(2, 3), changes=True)
+    state = torch.randn(6, 2, 5)
+    encoder.fit_normalizers(Observation(10 * state[:, :1]), Condition())
+    begun, moved = Observation(state[:, :1]), Observation(state[:, :1].clone())
+    moved.state[0, 0, 3] += 1
+
+    def tokens(start: Observation) -> Tensor:
+        found: Tensor = encoder(Observation(state), Condition(start=start))
+        return found
+
+    assert tokens(begun).shape == (6, 4, 8)
+    differs = (tokens(begun) != tokens(moved)).any(-1)
+    assert differs.nonzero().tolist() == [[0, 2], [0, 3]]
+    with pytest.raises(ValueError, match=r"source\.told\.start=true"):
+        encoder(Observation(state), Condition())

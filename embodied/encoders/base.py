@@ -28,6 +28,15 @@ class Encoder(nn.Module, ABC):
         """Takes input statistics: N observations with T = 1, and the distinct conditions."""
 
 
+def start_of(condition: Condition) -> Observation:
+    """What was sensed when the task was given; raises ValueError where that is not known."""
+    if condition.start is None:
+        raise ValueError(
+            "an encoder of changes needs Condition.start; train with source.told.start=true"
+        )
+    return condition.start
+
+
 def held(condition: Condition) -> tuple[str, ...]:
     """The modalities that some row may be asked by, by their names in `Condition.present`."""
     goal = condition.goal

@@ -11,19 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from embodied.encoders.base import ModalityEncoder
+from embodied.encoders.base import ModalityEncoder, start_of
 from embodied.networks.vision import ResNet, SpatialSoftmax, shift
 from embodied.noise import Noise
 from embodied.normalize import ZScore
 from embodied.structs import Condition, Observation, Spec
-
-
-def _start(condition: Condition) -> Observation:
-    if condition.start is None:
-        raise ValueError(
-            "an encoder of changes needs Condition.start; train with source.told.start=true"
-        )
-    return condition.start
 
 
 class GoalStateEncoder(ModalityEncoder):
@@ -78,7 +70,7 @@ class GoalStateEncoder(ModalityEncoder):
         if noise is not None and self.jitter:
             moved = self.jitter * noise.normal(*seen.shape, device=seen.device)
         if self.start:
-            before = self._seen(_start(condition))
+            before = self._seen(start_of(condition))
             seen = torch.cat([before + moved, seen - before], dim=-1)
         else:
             seen = seen + moved
@@ -140,7 +132,7 @@ class GoalImageEncoder(ModalityEncoder):
         camera = self.cameras[index]
         images = condition.goal.images[camera][:, -1]
         if self.start:
-            images = torch.cat([_start(condition).images[camera][:, -1], images], dim=1)
+            images = torch.cat([start_of(condition).images[camera][:, -1], images], dim=1)
         if noise is not None and self.shift:
             draws = noise.uniform(len(images), 2, device=images.device)
             right, down = (draws * (2 * self.shift + 1)).long().unbind(1)

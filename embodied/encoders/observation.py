@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from embodied.encoders.base import Encoder
+from embodied.encoders.base import Encoder, start_of
 from embodied.noise import Noise
 from embodied.normalize import ZScore
 from embodied.structs import Condition, Observation, Spec
@@ -19,12 +19,21 @@ class StateEncoder(Encoder):
     Args:
         pieces: sizes of successive pieces of the state, each of which becomes a token, so that
             attention can choose among objects; None makes the whole state one token.
+        changes: whether it also sees what has changed since the task was given, without which
+            nobody who remembers nothing knows how much of "a little to the left" is done.
     """
 
     def __init__(
-        self, *, spec: Spec, obs_horizon: int, dim: int, pieces: Sequence[int] | None = None
+        self,
+        *,
+        spec: Spec,
+        obs_horizon: int,
+        dim: int,
+        pieces: Sequence[int] | None = None,
+        changes: bool = False,
     ) -> None:
         super().__init__()
+        self.changes = changes
         self.pieces = tuple(pieces or (spec.state_dim,))
         if sum(self.pieces) != spec.state_dim or min(self.pieces) < 1:
             raise ValueError(
@@ -34,7 +43,9 @@ class StateEncoder(Encoder):
         self.num_tokens = obs_horizon * len(self.pieces)
         self.normalizer = ZScore(spec.state_dim)
         self.mlps = nn.ModuleList(
-            nn.Sequential(nn.Linear(size, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+            nn.Sequential(
+                nn.Linear(size * (1 + changes), 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+            )
             for size in self.pieces
         )
 
@@ -44,5 +55,10 @@ class StateEncoder(Encoder):
     def forward(
         self, observation: Observation, condition: Condition, *, noise: Noise | None = None
     ) -> Tensor:
-        pieces = self.normalizer(observation.state).split(self.pieces, dim=-1)
+        state: Tensor = self.normalizer(observation.state)
+        pieces: Sequence[Tensor] = state.split(self.pieces, dim=-1)
+        if self.changes:
+            change = state - self.normalizer(start_of(condition).state)
+            moved = change.split(self.pieces, dim=-1)
+            pieces = [torch.cat(each, dim=-1) for each in zip(pieces, moved, strict=True)]
         return torch.cat([mlp(x) for mlp, x in zip(self.mlps, pieces, strict=True)], dim=1)
