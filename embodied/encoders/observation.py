@@ -56,9 +56,10 @@ class StateEncoder(Encoder):
         self, observation: Observation, condition: Condition, *, noise: Noise | None = None
     ) -> Tensor:
         state: Tensor = self.normalizer(observation.state)
-        pieces: Sequence[Tensor] = state.split(self.pieces, dim=-1)
+        sizes = list(self.pieces)
+        pieces = torch.split(state, sizes, dim=-1)
         if self.changes:
             change = state - self.normalizer(start_of(condition).state)
-            moved = change.split(self.pieces, dim=-1)
-            pieces = [torch.cat(each, dim=-1) for each in zip(pieces, moved, strict=True)]
+            moved = torch.split(change, sizes, dim=-1)
+            pieces = tuple(torch.cat(each, dim=-1) for each in zip(pieces, moved, strict=True))
         return torch.cat([mlp(x) for mlp, x in zip(self.mlps, pieces, strict=True)], dim=1)
