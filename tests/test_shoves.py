@@ -34,7 +34,7 @@ def test_experts_do_what_is_asked() -> None:
     assert np.mean(solved) >= 0.9
 
 
-def test_anonymous_blocks_come_in_an_order_of_the_episode_that_only_experts_know() -> None:
+def test_anonymous_blocks_are_told_from_the_left_and_only_experts_know_their_colours() -> None:
     plain, anonymous = Shoves(), Shoves(anonymous=True)
     envs = plain.make_env(), anonymous.make_env()
     swapped = []
@@ -46,6 +46,7 @@ def test_anonymous_blocks_come_in_an_order_of_the_episode_that_only_experts_know
         swapped.append(bool((slots[6:12] == blue).all()))
         first, second = (blue, red) if swapped[-1] else (red, blue)
         np.testing.assert_array_equal(slots[6:], np.concatenate([first, second]))
+        assert slots[6] < slots[12]
         later = envs[1].step(np.zeros(3, np.float32))[0]["state"]
         assert np.abs(later[6:8] - slots[6:8]).max() < 0.02  # nobody changes places
     for env in envs:

@@ -94,7 +94,7 @@ class ShoveScene(Scene):
     it should. Info holds `result`, 1.0 when it is.
 
     Args:
-        anonymous: whether the state tells the blocks in an order drawn for each episode.
+        anonymous: whether the state tells the blocks as they lay at the start, the left one first.
 
     Attributes:
         shove: what is judged; may be replaced before a reset.
@@ -125,7 +125,7 @@ class ShoveScene(Scene):
             self.data.qpos[address + 3 : address + 7] = np.cos(half), 0.0, 0.0, np.sin(half)
         self._begun = places
         if self._anonymous:
-            self._order = random.permutation(len(BLOCKS))
+            self._order = np.argsort(places[:, 0])
 
     @property
     def _places(self) -> Vector:
@@ -206,8 +206,8 @@ class Shoves(SimulatedSuite):
     Attributes:
         tasks: any of `SHOVES`; all of them by default.
         cameras: any of `CAMERAS`, or their numbers.
-        anonymous: whether the state tells the blocks in an order drawn for each episode, as a
-            tracker would that sees no colours: then only the picture shows which is which.
+        anonymous: whether the state tells the blocks as they lay at the start, the left one first,
+            as a tracker would that sees no colours: then only the picture shows which is which.
     """
 
     library: ClassVar[str] = "shoves"
