@@ -45,12 +45,13 @@ class Run:
     @property
     def recipe(self) -> str:
         """What it shares with runs that differ in their seed alone, or in that of the run that
-        they started from."""
+        they started from; what lies beside a run, such as its chain's data, is its own."""
         config = dict(self.evaluation.config)
         if (start := config.get("init_from")) and (Path(start) / RESULTS_FILE).exists():
             config["init_from"] = read_run(Path(start)).recipe
         plain = json.dumps(_recipe(config), sort_keys=True)
-        return plain.replace(str(config.get("run_dir")), "")
+        folder = str(config.get("run_dir"))
+        return plain.replace(folder, "").replace(str(Path(folder).parent) + "/", "")
 
 
 @dataclass(frozen=True)

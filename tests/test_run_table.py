@@ -58,6 +58,18 @@ def test_runs_share_a_row_whose_starts_differ_in_their_seed_alone(tmp_path: Path
     assert sorted(len(row.runs) for row in rows_of(find_runs(runs))) == [1, 2]
 
 
+def test_what_lies_beside_a_run_does_not_tell_recipes_apart(tmp_path: Path) -> None:
+    for i in (0, 1):
+        for name in ("corrections", "others"):
+            folder = tmp_path / f"seed{i}"
+            write(folder / f"from-{name}", [True], seed=i, corrections=str(folder / name))
+    rows = rows_of(find_runs([tmp_path / "seed0", tmp_path / "seed1"]))
+    assert [(row.name, len(row.runs)) for row in rows] == [
+        ("from-corrections", 2),
+        ("from-others", 2),
+    ]
+
+
 def test_a_row_has_the_mean_of_each_task(tmp_path: Path) -> None:
     runs = [write(tmp_path / f"a-{i}", [True, i == 0], seed=i) for i in (0, 1)]
     assert [row.per_task() for row in rows_of(find_runs(runs))] == [{"reach": 0.75}]
