@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 import embodied
+from embodied.build import ConfigError
+from embodied.dataset_task import DatasetTask
+from embodied.experiment import make_task
 from embodied.loggers import read_jsonl
 from embodied.results import read_results
+from embodied.suite_task import SuiteTask
 from tests.conftest import compose_config
 
 Compose = Callable[..., dict[str, Any]]
@@ -98,3 +102,18 @@ def test_the_default_policy_reads_instructions_in_the_point_world(tmp_path: Path
     results = read_results(tmp_path / "run")
     told_another = results.probes["other_instruction"].success()
     assert results.success().low > 2 * told_another.high
+
+
+def test_what_a_source_is_of_decides_the_task(compose: Compose, tmp_path: Path) -> None:
+    acting = compose(tmp_path)
+    recorded = compose_config("task=dataset", f"run_dir={tmp_path}", "data.path=somewhere")
+    assert type(make_task(acting)) is SuiteTask
+    assert type(make_task(recorded)) is DatasetTask
+    rewards = {"source": {**recorded["source"], "kind": "rewards"}}
+    with pytest.raises(ConfigError, match="a source of rewards acts in a simulator"):
+        make_task({**recorded, **rewards})
+    wrong = {"source": {**acting["source"], "kind": "reward"}}
+    with pytest.raises(
+        ConfigError, match=r"source\.kind must be one of .*'rewards'.*, got 'reward'"
+    ):
+        make_task({**acting, **wrong})
