@@ -63,10 +63,11 @@ RECIPES = {
         level="subtask",
         protocol=(
             "protocol.name=ogbench",
-            "protocol.goals_per_task=20",
+            "protocol.goals_per_task=30",
             "protocol.max_steps=1500",
             "protocol.benchmark_seed=0",
         ),
+        corrected=("protocol.tasks=[scene-task5]",),
     ),
 }
 
