@@ -12,14 +12,24 @@ from torch import Tensor, nn
 from embodied.algorithms.saved import Saved
 from embodied.algorithms.segment_answers import agreement, answer, denoises, divergence
 from embodied.distributed import World
-from embodied.feedback import SegmentBatch
+from embodied.feedback import Pairs, SegmentBatch
 from embodied.noise import BatchNoise, Noise, seeded
 from embodied.objectives.answers import Answers, PairLoss, labelled
 from embodied.policies.base import Policy
 from embodied.structs import Batch, Metrics
 
-_FRESH = 1 << 40
+FRESH = 1 << 40
 """Noise of measurements, apart from that of any step."""
+
+
+def pairs_in(batch: Batch) -> Pairs:
+    """A batch's comparisons. Raises ValueError where it has none."""
+    if batch.pairs is None:
+        raise ValueError(
+            "this algorithm learns from comparisons, and the batch has none: choose "
+            "source=preferences"
+        )
+    return batch.pairs
 
 
 class Preference(Saved):
@@ -58,6 +68,7 @@ class Preference(Saved):
         self._check(policy, steps, imitation_steps, judge)
         self.policy, self.world, self.loss, self.seed = policy, world, loss, seed
         self.imitation_steps, self.judge = imitation_steps, judge
+        self.begins = imitation_steps  # the loss of pairs
         self.rates = (imitation_learning_rate, learning_rate)
         self.warmup_steps, self.max_grad_norm = warmup_steps, max_grad_norm
         self.reference = copy.deepcopy(policy).requires_grad_(False).eval()
@@ -100,9 +111,9 @@ class Preference(Saved):
         return metrics
 
     def _rate(self, step: int) -> float:
-        since = step - self.imitation_steps
-        if since < 0:
+        if step < self.imitation_steps:
             return self.rates[0]
+        since = max(0, step - self.begins)
         return self.rates[1] * min(1.0, (since + 1) / max(1, self.warmup_steps))
 
     def _imitate(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
@@ -110,21 +121,12 @@ class Preference(Saved):
         return loss, {"imitation/loss": loss.detach()}
 
     def _compare(self, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """The mean loss of the batch's pairs.
-
-        Raises ValueError for a batch without them.
-        """
-        if batch.pairs is None:
-            raise ValueError(
-                "this algorithm learns from comparisons, and the batch has none: choose "
-                "source=preferences"
-            )
-        noise = self._noise(step)
+        """The mean loss of the batch's pairs."""
+        pairs, noise = pairs_in(batch), self._noise(step)
         first, second = (
-            answer(self.policy, self.reference, side, noise)
-            for side in (batch.pairs.first, batch.pairs.second)
+            answer(self.policy, self.reference, side, noise) for side in (pairs.first, pairs.second)
         )
-        label = batch.pairs.second_better
+        label = pairs.second_better
         loss = labelled(self.loss, first, second, label).mean()
         margin = self._score(second) - self._score(first)
         return loss, {
@@ -140,17 +142,17 @@ class Preference(Saved):
 
     def score(self, segments: SegmentBatch) -> Tensor:
         """(B,) what is higher of the segment that the policy prefers."""
-        noise = self._noise(_FRESH)
+        noise = self._noise(FRESH)
         return self._score(answer(self.policy, self.reference, segments, noise))
 
     @torch.no_grad()
     def take_metrics(self) -> Metrics:
         """Agreement with comparisons held out, and the divergence from the reference."""
         batch = self._last
-        if batch is None or batch.held_out is None or self._step < self.imitation_steps:
+        if batch is None or batch.held_out is None or self._step < self.begins:
             return {}
         self.policy.eval()
-        noise = self._noise(_FRESH)()
+        noise = self._noise(FRESH)()
         kl = divergence(self.policy, self.reference, batch, noise)
         return {**agreement(self.score, batch.held_out), "reference/kl": kl}
 

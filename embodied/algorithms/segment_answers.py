@@ -58,7 +58,7 @@ def log_prob(policy: Policy, batch: Batch) -> Tensor:
         return policy.log_prob(features, action)[:, None]
     if isinstance(policy, ChunkPolicy) and isinstance(policy.head, DensityHead):
         return policy.head.log_prob(*policy.encoded(batch))
-    raise TypeError(_UNKNOWN.format(_named(policy)))
+    raise TypeError(_UNKNOWN.format(named(policy)))
 
 
 _UNKNOWN = (
@@ -68,7 +68,8 @@ _UNKNOWN = (
 )
 
 
-def _named(policy: Policy) -> str:
+def named(policy: Policy) -> str:
+    """A policy and its head, for those who are told that it will not do."""
     head = getattr(policy, "head", None)
     return type(policy).__name__ + (f" with {type(head).__name__}" if head is not None else "")
 
@@ -81,7 +82,7 @@ def denoises(policy: Policy) -> bool:
         isinstance(policy, ChunkPolicy) and isinstance(policy.head, DensityHead)
     ):
         return False
-    raise TypeError(_UNKNOWN.format(_named(policy)))
+    raise TypeError(_UNKNOWN.format(named(policy)))
 
 
 def answer(

@@ -159,6 +159,20 @@ class WarmHead(Protocol):
         ...
 
 
+@runtime_checkable
+class ScoreHead(Protocol):
+    """A `DenoisingHead` whose sampler can take random steps, so that each of them has a density
+    (`samplers.ancestral_step`). Noise is what is added to an action, however the head counts it."""
+
+    def noise_levels(self, num_steps: int) -> Tensor:
+        """The deviations (num_steps + 1,) that its schedule visits, which fall and end in 0."""
+        ...
+
+    def clean(self, denoise: Denoiser) -> Denoiser:
+        """The expected clean action at x = a + sigma n, by sigma, out of what `denoise` says."""
+        ...
+
+
 class ErrorHead(DenoisingHead):
     """A head that learns to undo noise; its errors bound log p(action | context) from below.
 

@@ -26,7 +26,7 @@ PREDICTIONS = ("epsilon", "sample", "v_prediction")
 class DDPMHead(ErrorHead):
     """Predicts the noise in an action chunk, or the chunk, and steps from pure noise towards it.
 
-    It is a `GuidableHead`.
+    It is a `ScoreHead` and a `GuidableHead`.
 
     Args:
         num_train_steps: levels of noise, T.
@@ -63,7 +63,7 @@ class DDPMHead(ErrorHead):
         _check(prediction_type, timestep_spacing, num_steps, num_train_steps)
         self.shape = (pred_horizon, action_dim)
         self.num_train_steps, self.eta = num_train_steps, eta
-        self.prediction_type = prediction_type
+        self.prediction_type, self.timestep_spacing = prediction_type, timestep_spacing
         make: Any = DDIMScheduler  # diffusers' modules are untyped
         self.scheduler = make(
             num_train_timesteps=num_train_steps,
@@ -138,18 +138,44 @@ class DDPMHead(ErrorHead):
         memory = self.trunk.remember(context)
         return lambda x, t: self.network(x, t.expand(len(x)), memory)
 
+    def noise_levels(self, num_steps: int) -> Tensor:
+        """Noise over signal at evenly spaced steps, as `num_steps` of sampling has them."""
+        _check(self.prediction_type, self.timestep_spacing, num_steps, self.num_train_steps)
+        scheduler: Any = DDIMScheduler.from_config(self.scheduler.config)  # type: ignore[no-untyped-call]
+        scheduler.set_timesteps(num_steps)
+        levels = self._noise_over_signal()[scheduler.timesteps.to(self.alpha_bar.device)]
+        return torch.cat([levels, levels.new_zeros(1)])
+
+    def clean(self, denoise: Denoiser) -> Denoiser:
+        def expected(x: Tensor, sigma: Tensor) -> Tensor:
+            t = (self._noise_over_signal() - sigma).abs().argmin()
+            scaled = self._scales(t[None])[0] * x
+            found = self._implied(denoise(scaled, t), scaled, t)
+            return found.clamp(-1, 1) if self.scheduler.config.clip_sample else found
+
+        return expected
+
+    def _noise_over_signal(self) -> Tensor:
+        """(T,), rising."""
+        return (1 / self.alpha_bar - 1).sqrt()
+
+    def _implied(self, said: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The clean action, if the network says this of x (B, H, A) at a 0-d step."""
+        alpha, sigma = self._scales(t[None])
+        cleans = {
+            "epsilon": (x - sigma * said) / alpha,
+            "sample": said,
+            "v_prediction": alpha * x - sigma * said,
+        }
+        return cleans[self.prediction_type]
+
     def pulled(self, denoise: Denoiser, settled: Settled, *, clip: float) -> Denoiser:
         def predict(x: Tensor, t: Tensor) -> Tensor:
             alpha, sigma = self._scales(t[None])
 
             def look(x: Tensor) -> tuple[Tensor, Tensor]:
                 said = denoise(x, t)
-                cleans = {
-                    "epsilon": (x - sigma * said) / alpha,
-                    "sample": said,
-                    "v_prediction": alpha * x - sigma * said,
-                }
-                return said, cleans[self.prediction_type]
+                return said, self._implied(said, x, t)
 
             said, gradient = pull(look, x, settled)
             # A change of the clean action by sigma times the strength, in what the network says.

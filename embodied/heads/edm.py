@@ -35,7 +35,7 @@ def _choice(name: str, value: str, choices: dict[str, object]) -> None:
 class EDMHead(ErrorHead):
     """Denoises an action chunk with a transformer over noisy actions, after the context.
 
-    It is a `WarmHead` and a `GuidableHead`.
+    It is a `WarmHead`, a `ScoreHead` and a `GuidableHead`.
 
     Args:
         sigma_data: standard deviation of normalised actions.
@@ -80,7 +80,7 @@ class EDMHead(ErrorHead):
         self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
         self.sampler = SAMPLERS[sampler]
         self.schedule = SCHEDULES[schedule]
-        self.sigmas = self.schedule(num_steps, sigma_min, sigma_max)
+        self.sigmas = self.noise_levels(num_steps)
         self.density = DENSITIES[noise_density]
         self.trained_levels = Levels(sigma_min, sigma_max, sigma_data, sampled=self.sigmas[:-1])
         self.embed_sigma = nn.Linear(1, dim)
@@ -148,6 +148,12 @@ class EDMHead(ErrorHead):
     def denoiser(self, context: Tensor) -> Denoiser:
         memories = self.trunk.remember(context)
         return lambda x, sigma: self.denoise(x, of_rows(sigma, x), memories)
+
+    def noise_levels(self, num_steps: int) -> Tensor:
+        return self.schedule(num_steps, self.sigma_min, self.sigma_max)
+
+    def clean(self, denoise: Denoiser) -> Denoiser:
+        return denoise
 
     def pulled(self, denoise: Denoiser, settled: Settled, *, clip: float) -> Denoiser:
         def clean(x: Tensor, sigma: Tensor) -> Tensor:

@@ -51,6 +51,17 @@ def _ancestral(sigma: Tensor, next_sigma: Tensor) -> tuple[Tensor, Tensor]:
     return next_sigma**2 / sigma, next_sigma * (1 - (next_sigma / sigma) ** 2).sqrt()
 
 
+def ancestral_step(
+    denoise: Denoiser, x: Tensor, sigma: Tensor, next_sigma: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean (B, H, A) and deviation, 0-d, of the Gaussian that `euler_ancestral` draws from.
+
+    With x divided by sqrt(1 + sigma^2) it is DDIM's at eta = 1 (arXiv:2010.02502, Eq. 12 and 16).
+    """
+    down, up = _ancestral(sigma, next_sigma)
+    return x + (down - sigma) * _slope(denoise, x, sigma), up
+
+
 def _draw(x: Tensor, noise: Noise) -> Tensor:
     return noise.normal(*x.shape, device=x.device)
 
@@ -73,8 +84,7 @@ def euler_ancestral(denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise) 
     """Euler to below the next level, then fresh noise: DDPM's sampler (Ho et al. 2020,
     arXiv:2006.11239, Algorithm 2) with the variance of DDIM's Eq. 16 at eta = 1."""
     for sigma, next_sigma in _steps(sigmas):
-        down, up = _ancestral(sigma, next_sigma)
-        x = x + (down - sigma) * _slope(denoise, x, sigma)
+        x, up = ancestral_step(denoise, x, sigma, next_sigma)
         x = x + up * _draw(x, noise)
     return x
 

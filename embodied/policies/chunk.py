@@ -132,16 +132,18 @@ class ChunkPolicy(Policy):
             draws = noise.uniform(len(batch.action), device=batch.action.device)
             condition = hidden(condition, draws < self.goal_dropout)
         context = self.encoder(batch.observation, condition, noise=noise)
-        action = self._normalize(batch.action, self._start(batch.observation))
-        errors = self.head.loss(context, action, noise=noise)  # (B, H)
+        errors = self.head.loss(context, self.normalized(batch), noise=noise)  # (B, H)
         mask = batch.mask.float()
         loss = (errors * mask).sum() / mask.sum().clamp(min=1)
         return loss, {"loss": loss.detach(), **by_source(errors.detach(), batch)}
 
     def encoded(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Context (B, L, D) and normalised actions (B, H, A), as the head sees them."""
-        context = self.encoder(batch.observation, batch.condition)
-        return context, self._normalize(batch.action, self._start(batch.observation))
+        return self.encoder(batch.observation, batch.condition), self.normalized(batch)
+
+    def normalized(self, batch: Batch) -> Tensor:
+        """Actions (B, H, A), as the head sees them."""
+        return self._normalize(batch.action, self._start(batch.observation))
 
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         action = self._sample(observation, condition, noise)
@@ -199,7 +201,7 @@ class ChunkPolicy(Policy):
     ) -> Tensor:
         head, start = self.head, self._start(observation)
         assert isinstance(head, WarmHead), "`as_warm` says whether it is"
-        denoise = self._denoiser(observation, condition)
+        denoise = self.denoiser(observation, condition)
         given = self._normalize(previous, start)
         action = head.resample(denoise, given, sigma=sigma, num_steps=num_steps, noise=noise)
         return self._denormalize(action, start)
@@ -223,14 +225,14 @@ class ChunkPolicy(Policy):
         assert isinstance(self.head, DenoisingHead)
         # Guidance needs a gradient, which there is none of in inference mode.
         with torch.inference_mode(False), torch.no_grad():
-            denoise = self._denoiser(observation, condition)
+            denoise = self.denoiser(observation, condition)
             start = self._start(observation)
             known = Settled(self._normalize(settled.action, start), settled.weight)
             action = complete(self.head, denoise, known, clip=clip, noise=noise)
             return settled.keep(self._denormalize(action, start))
 
-    def _denoiser(self, observation: Observation, condition: Condition) -> Denoiser:
-        """The head's, as `guidance` says."""
+    def denoiser(self, observation: Observation, condition: Condition) -> Denoiser:
+        """What acting follows where the head denoises: its denoiser, as `guidance` says."""
         assert isinstance(self.head, DenoisingHead)
         denoise = self.head.denoiser(self.encoder(observation, condition))
         if self.guidance == 1:
