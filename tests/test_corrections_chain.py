@@ -55,6 +55,8 @@ WORLDS = {
     ),
     "yay": (
         "task.suite.tasks=[scene-task4]",
+        "task.episodes.tasks=[scene-task4]",
+        "protocol.tasks=[scene-task4]",
         "protocol.max_steps=50",
         "person.max_corrections=2",
         "person.steps=12",

@@ -271,6 +271,18 @@ def test_skills_leave_out_mistakes_and_what_is_too_short() -> None:
     assert [len(each) for each in Skills(Few(corrected()), min_steps=3)] == [3]
 
 
+def test_some_tasks_alone_are_cut_and_their_words_may_be_the_instruction() -> None:
+    whole, parted = (replace(corrected(), info={"task": name}) for name in ("sort", "tidy"))
+    skills = Skills(Few(whole, parted), min_steps=2, tasks=["tidy"], told=True)
+    assert [len(each) for each in skills] == [len(whole), 3, 2, 2]
+    assert skills[0] is whole
+    assert [each.instruction for each in skills] == ["tidy up", "a", "c", "b"]
+    plain = Skills(Few(whole, parted), min_steps=2, tasks=["tidy"])
+    assert len({each.fingerprint for each in (skills, plain, Skills(Few(whole, parted)))}) == 3
+    with pytest.raises(ValueError, match=r"no episode is of the tasks \['fold'\]"):
+        Skills(Few(whole), tasks=["fold"])
+
+
 def test_a_skill_is_an_episode_that_goes_on() -> None:
     first, last = Skills(Few(corrected()), min_steps=3)[0], Skills(Few(corrected()), min_steps=2)[2]
     assert first.truncated

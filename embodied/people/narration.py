@@ -8,7 +8,7 @@ done just before it was a mistake, which the low level must not imitate (`Skills
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from embodied.people.interventions import KEY, Intervention
@@ -156,28 +156,56 @@ class Skills(_View):
     Args:
         min_steps: segments with fewer are dropped; YAY Robot's 20 are 0.4 s.
         style: of what holds.
+        tasks: cuts the episodes whose `info["task"]` is one of these and leaves the others whole;
+            None cuts all.
+        told: whether a segment's words are its instruction too, as of somebody who shows a skill by
+            itself and does not say what for.
     """
 
-    def __init__(self, episodes: Episodes, *, min_steps: int = 20, style: str = "subtask") -> None:
+    def __init__(
+        self,
+        episodes: Episodes,
+        *,
+        min_steps: int = 20,
+        style: str = "subtask",
+        tasks: Collection[str] | None = None,
+        told: bool = False,
+    ) -> None:
         super().__init__(episodes)
-        self._min_steps, self._style = min_steps, style
-        self._places = [
-            (number, each)
-            for number, episode in enumerate(episodes)
-            for each in segments(episode, style)
-            if not each.mistaken and each.stop - each.start >= min_steps
-        ]
+        self._min_steps, self._style, self._told = min_steps, style, told
+        self._tasks = None if tasks is None else tuple(sorted(tasks))
+        self._places: list[tuple[int, Segment | None]] = []
+        known: set[str] = set()
+        for number, episode in enumerate(episodes):
+            known.add(task := str(episode.info.get("task")))
+            if self._tasks is not None and task not in self._tasks:
+                self._places.append((number, None))
+                continue
+            self._places += [
+                (number, each)
+                for each in segments(episode, style)
+                if not each.mistaken and each.stop - each.start >= min_steps
+            ]
+        if unknown := sorted(set(self._tasks or ()) - known):
+            raise ValueError(f"no episode is of the tasks {unknown}; there are {sorted(known)}")
 
     @property
     def fingerprint(self) -> str:
-        return f"{self._episodes.fingerprint}/skills-{self._style}-{self._min_steps}"
+        parts = [self._style, str(self._min_steps)]
+        parts += [] if self._tasks is None else [",".join(self._tasks)]
+        parts += ["told"] if self._told else []
+        return f"{self._episodes.fingerprint}/skills-{'-'.join(parts)}"
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: int) -> Episode:
         number, segment = self._places[index]
-        return cut(self._episodes[number], segment, self._style)
+        episode = self._episodes[number]
+        if segment is None:
+            return episode
+        part = cut(episode, segment, self._style)
+        return replace(part, instruction=segment.words) if self._told else part
 
 
 def cut(episode: Episode, segment: Segment, style: str = "subtask") -> Episode:
