@@ -17,7 +17,7 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from embodied.structs import Episode, Spec
@@ -307,6 +307,7 @@ def _pack(folder: Path, path: Path) -> Path:
 
 
 @given(data=st.binary(max_size=60), codec=st.sampled_from(["blosc", "zstd", "lz4", "zlib", "bz2"]))
+@example(data=b"(\xb5/\xfd", codec="zstd")
 @settings(max_examples=60, deadline=None)
 def test_noise_unpacks_to_an_error_and_no_more(data: bytes, codec: str) -> None:
     with pytest.raises(DataError):

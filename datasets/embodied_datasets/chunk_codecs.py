@@ -81,7 +81,7 @@ def _zstd(packed: bytes, size: int) -> bytes:
 
 def _zstd_size(packed: bytes) -> int | None:
     """What the frame's header (RFC 8878, 3.1.1.1) declares; None where it does not."""
-    if packed[:4] != _ZSTD_MAGIC:
+    if packed[:4] != _ZSTD_MAGIC or len(packed) == 4:
         raise ValueError("no zstd frame")
     flags = packed[4]
     single = flags >> 5 & 1
