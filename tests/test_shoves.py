@@ -57,6 +57,17 @@ def test_anonymous_blocks_are_told_from_the_left_and_only_experts_know_their_col
     assert np.mean(solved) >= 0.85
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_arrangements_are_those_of_the_goal_or_of_goal_and_task(shared: bool) -> None:
+    env = Shoves(shared=shared).make_env()
+    options = [{"task": task, "goal": goal} for task in list(SHOVES)[:3] for goal in range(2)]
+    states = np.stack([env.reset(options=each)[0]["state"] for each in options])
+    again = np.stack([env.reset(options=each)[0]["state"] for each in options])
+    env.close()
+    np.testing.assert_array_equal(states, again)
+    assert len(np.unique(states, axis=0)) == (2 if shared else 6)
+
+
 @pytest.mark.parametrize(
     "done",
     [

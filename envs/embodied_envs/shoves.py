@@ -88,13 +88,14 @@ SHOVES: Mapping[str, Shove] = {
 
 
 class ShoveScene(Scene):
-    """Two blocks on a table; arrangements do not depend on the task.
+    """Two blocks on a table.
 
     Episodes terminate with the task, which is done when the finger is up and the block lies where
     it should. Info holds `result`, 1.0 when it is.
 
     Args:
         anonymous: whether the state tells the blocks as they lay at the start, the left one first.
+        shared: whether a seed's arrangement is the same whatever the task.
 
     Attributes:
         shove: what is judged; may be replaced before a reset.
@@ -104,9 +105,9 @@ class ShoveScene(Scene):
     bounds = ((-0.31, -0.27, 0.006), (0.31, 0.31, 0.14))
     start = (0.0, -0.2, HIGH)
 
-    def __init__(self, shove: Shove, *, anonymous: bool = False) -> None:
+    def __init__(self, shove: Shove, *, anonymous: bool = False, shared: bool = True) -> None:
         super().__init__()
-        self.shove, self._anonymous = shove, anonymous
+        self.shove, self._anonymous, self._shared = shove, anonymous, shared
         self._order = np.arange(len(BLOCKS))
         joints = [self.model.joint(f"{name}-block") for name in BLOCKS]
         self._blocks = np.array([joint.qposadr[0] for joint in joints])
@@ -114,6 +115,8 @@ class ShoveScene(Scene):
 
     def arrange(self, random: np.random.Generator) -> None:
         """Puts finger and blocks at random places."""
+        if not self._shared:
+            random = random.spawn(len(SHOVES))[list(SHOVES.values()).index(self.shove)]
         self._target = np.array([*random.uniform(*_FINGER_AREA), HIGH])
         self.data.qpos[self._rails] = self.data.ctrl[self._motors] = self._target
         places = random.uniform(*_BLOCK_AREA, (len(BLOCKS), 2))
@@ -199,15 +202,16 @@ class ShoveExpert:
 class Shoves(SimulatedSuite):
     """Push a block a little or far in one of eight directions.
 
-    Any task may be asked for in any arrangement, and goal i of a benchmark seed is the same
-    arrangement for all of them. Actions are (3,), the displacement of the finger's target in units
-    of 3 cm, in [-1, 1]; for the state see `ShoveScene.observe`.
+    Any task may be asked for in any arrangement. Actions are (3,), the displacement of the finger's
+    target in units of 3 cm, in [-1, 1]; for the state see `ShoveScene.observe`.
 
     Attributes:
         tasks: any of `SHOVES`; all of them by default.
         cameras: any of `CAMERAS`, or their numbers.
         anonymous: whether the state tells the blocks as they lay at the start, the left one first,
             as a tracker would that sees no colours: then only the picture shows which is which.
+        shared: whether goal i of a benchmark seed is the same arrangement for all tasks. Where it
+            is, a data set shows few arrangements, each of which can be known by heart.
     """
 
     library: ClassVar[str] = "shoves"
@@ -216,6 +220,7 @@ class Shoves(SimulatedSuite):
     tasks: tuple[str, ...] = tuple(SHOVES)
     cameras: tuple[int | str, ...] = ("top",)
     anonymous: bool = False
+    shared: bool = True
 
     @property
     def name(self) -> str:
@@ -227,7 +232,7 @@ class Shoves(SimulatedSuite):
 
     def open_simulator(self, task: str) -> ShoveScene:
         """The scene, judged by the task."""
-        return ShoveScene(SHOVES[task], anonymous=self.anonymous)
+        return ShoveScene(SHOVES[task], anonymous=self.anonymous, shared=self.shared)
 
     def change_task(self, simulator: Simulator, task: str) -> Simulator:
         """The same simulator: one scene serves all tasks."""
