@@ -1,4 +1,4 @@
-"""How the commands end when something is wrong: one clear message, and not a page of traceback."""
+"""What the commands have in common: errors are one clear message, and bars do not flood a log."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from contextlib import contextmanager
 _EXPECTED = (ValueError, RuntimeError, ImportError, OSError)
 _PACKAGES = ("embodied", "embodied_envs", "embodied_datasets")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+if not sys.stderr.isatty():  # in a file each move of a bar stays; tqdm reads this when imported
+    os.environ.setdefault("TQDM_MININTERVAL", "10")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import errno
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -232,3 +233,10 @@ def test_every_error_code_is_documented_and_no_other() -> None:
     documented = [code for page in rows for code in page]
     assert len(documented) == len(set(documented))
     assert set(documented) == used
+
+
+def test_a_bar_moves_seldom_in_a_log() -> None:
+    code = "import time, embodied.cli, tqdm\nfor _ in tqdm.tqdm(range(100)): time.sleep(0.005)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "100/100" in said.stderr
+    assert said.stderr.count("it/s") <= 2

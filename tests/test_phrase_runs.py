@@ -24,8 +24,9 @@ Compose = Callable[..., dict[str, Any]]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 TWO_LEVELS = (
-    "policy=hierarchical_one_hot",
-    "policy.phrase_level.codes.size=16",
+    "policy=hierarchical",
+    "policy.phrase_level.codes._target_=embodied.policies.codes.OneHotCodes",
+    "+policy.phrase_level.codes.size=16",
     "policy.phrase_level.head.num_layers=1",
     "policy.phrase_level.head.num_heads=2",
 )
