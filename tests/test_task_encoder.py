@@ -211,6 +211,26 @@ def test_goal_images_stack_the_start_upon_the_goal() -> None:
     assert not torch.allclose(*found)
 
 
+def test_a_change_of_features_is_none_where_nothing_moves_and_turns_with_time() -> None:
+    part = GoalImageEncoder(
+        spec=SPEC, obs_horizon=1, dim=8, channels=SMALL, start=True, stacked=False, shift=0
+    )
+
+    def seen(*columns: int) -> Observation:
+        images = torch.zeros(len(columns), 1, 3, 16, 16)
+        for row, column in enumerate(columns):
+            images[row, 0, :, 6:10, column : column + 4] = 255
+        return Observation(torch.zeros(len(columns), 1, 4), {"top": images})
+
+    changes: list[torch.Tensor] = []
+    part.out.register_forward_pre_hook(lambda _, given: changes.append(given[0]))
+    part(observation(3), Condition(goal=seen(8, 4, 8), start=seen(8, 8, 4)))
+    still, there, back = changes[0]
+    assert torch.count_nonzero(still) == 0
+    assert torch.count_nonzero(there) > 0
+    torch.testing.assert_close(back, -there)
+
+
 def test_a_part_that_is_none_is_left_out() -> None:
     found = TaskEncoder(
         {**PARTS, "motion": None, "sketch": None}, spec=SPEC, obs_horizon=1, dim=8, pool=False

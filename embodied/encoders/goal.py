@@ -82,7 +82,10 @@ class GoalImageEncoder(ModalityEncoder):
     """One token for goal images: a residual network for each camera, added up.
 
     Args:
-        start: whether the start's image is stacked upon the goal's (GRIF's six channels).
+        start: whether the start's image is seen too.
+        stacked: how: True stacks it upon the goal's (GRIF's six channels); False tells by how much
+            the goal's features, seen by the same network, differ from the start's. That needs
+            fewer labels, where a change means the same wherever it happens.
         cameras: which of the spec's; None means all.
         channels: widths of the network's stages, see `ResNet`.
         shift: training moves goal and start of a row together by up to so many pixels.
@@ -97,6 +100,7 @@ class GoalImageEncoder(ModalityEncoder):
         obs_horizon: int,
         dim: int,
         start: bool = False,
+        stacked: bool = True,
         cameras: Sequence[str] | None = None,
         channels: Sequence[int] = (16, 32, 64, 64),
         shift: int = 4,
@@ -111,8 +115,9 @@ class GoalImageEncoder(ModalityEncoder):
             )
         if shift < 0:
             raise ValueError(f"shift must be 0 pixels or more, got {shift}")
-        self.start, self.shift = start, shift
-        self.networks = nn.ModuleList(ResNet(channels, 3 * (1 + start)) for _ in self.cameras)
+        self.start, self.stacked, self.shift = start, stacked, shift
+        extra = 3 if start and stacked else 0
+        self.networks = nn.ModuleList(ResNet(channels, 3 + extra) for _ in self.cameras)
         self.keypoints = SpatialSoftmax()
         self.out = nn.Sequential(
             nn.Linear(3 * channels[-1] * len(self.cameras), 2 * dim),
@@ -137,5 +142,12 @@ class GoalImageEncoder(ModalityEncoder):
             draws = noise.uniform(len(images), 2, device=images.device)
             right, down = (draws * (2 * self.shift + 1)).long().unbind(1)
             images = shift(images, right - self.shift, down - self.shift)
-        features = self.networks[index](images.float() / 127.5 - 1)
+        scaled = images.float() / 127.5 - 1
+        if self.start and not self.stacked:
+            before, after = (self._found(index, x) for x in scaled.split(3, dim=1))
+            return after - before
+        return self._found(index, scaled)
+
+    def _found(self, index: int, images: Tensor) -> Tensor:
+        features = self.networks[index](images)
         return torch.cat([self.keypoints(features), features.mean((2, 3))], dim=-1)
