@@ -15,10 +15,11 @@ class Metrics:
 
     Attributes:
         connections: that are open now.
+        waiting: requests that have come and are not answered yet.
     """
 
     def __init__(self) -> None:
-        self.connections = 0
+        self.connections = self.waiting = 0
         self._errors: Counter[str] = Counter()
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._answers, self._seconds = 0, 0.0
@@ -43,6 +44,8 @@ class Metrics:
             *(f'embodied_errors_total{{code="{code}"}} {count}' for code, count in errors),
             "# TYPE embodied_connections gauge",
             f"embodied_connections {self.connections}",
+            "# TYPE embodied_waiting gauge",
+            f"embodied_waiting {self.waiting}",
             "# TYPE embodied_latency_seconds summary",
             *self._latencies(),
             f"embodied_latency_seconds_sum {self._seconds:.6f}",

@@ -191,6 +191,7 @@ class PolicyServer:
                 reader.cancel()  # it may wait for room among requests that nobody answers now
         finally:
             self.metrics.connections -= 1
+            self.metrics.waiting -= len(client.jobs)
 
     async def _read(self, client: _Client) -> None:
         """Reads ahead, so that a request can cancel those before it."""
@@ -200,6 +201,7 @@ class PolicyServer:
                 if job.request is not None and job.request.cancel:
                     _revoke(client)
                 client.jobs.add(job)
+                self.metrics.waiting += 1
                 await client.waiting.put(job)
         _revoke(client)
         await client.waiting.put(None)
@@ -221,7 +223,8 @@ class PolicyServer:
             await client.connection.send(self._greeting)
             while (job := await client.waiting.get()) is not None:
                 await client.connection.send(await self._answer(client, job))
-                client.jobs.discard(job)
+                client.jobs.remove(job)
+                self.metrics.waiting -= 1
 
     async def _answer(self, client: _Client, job: _Job) -> bytes | str:
         """The message for a job."""
