@@ -144,7 +144,7 @@ class GoalImageEncoder(ModalityEncoder):
             images = shift(images, right - self.shift, down - self.shift)
         scaled = images.float() / 127.5 - 1
         if self.start and not self.stacked:
-            before, after = (self._found(index, x) for x in scaled.split(3, dim=1))
+            before, after = (self._found(index, x) for x in torch.split(scaled, 3, dim=1))
             return after - before
         return self._found(index, scaled)
 
