@@ -14,10 +14,18 @@ import torch
 from embodied import experiment
 from embodied.data.windows import Windows
 from embodied_datasets.lerobot import LeRobotDataset
-from scripts.bench import evaluation, latency, loader, metaworld, render, rl, train
+from scripts.bench import evaluation, latency, loader, metaworld, reference, render, rl, train
 from scripts.bench._common import Case, Rates, figure, measure, rate_rows, ratios, spread
 from scripts.bench._plain_rl import PlainIQL, PlainSAC
-from scripts.bench._setup import CONF, Items, RandomEpisodes, collated
+from scripts.bench._setup import (
+    CONF,
+    Items,
+    RandomEpisodes,
+    collated,
+    fitted_policy,
+    item_batches,
+    shipped_config,
+)
 
 Main = Callable[[list[str]], None]
 
@@ -121,6 +129,28 @@ def test_the_training_benchmark_relates_steps_to_the_peak(
     flop_per_token = content["parameters"] * 256
     assert 4 * flop_per_token < content["gflop"] * 1e9 < 6 * flop_per_token * 16
     assert len(content["tables"]["Fraction of the peak"]) == 4
+
+
+def test_the_reference_benchmark_trains_each_setting_in_both_loops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("--set", "policy.dim=32", "policy.head.num_layers=1", "train.batch_size=8")
+    content = run(reference.main, tmp_path / "x.json", "--seconds", "0", "--frames", "300", *small)
+    names = ("shipped, our loop", "LeRobot ACT, their loop", "LeRobot diffusion, our loop")
+    check_tables(content, capsys.readouterr().out, *names)
+    trained, acted = content["tables"].values()
+    assert (len(trained), len(acted)) == (7, 4)
+
+
+def test_the_loop_of_other_frameworks_moves_the_weights() -> None:
+    windows = Windows.load(RandomEpisodes(300), label="action")
+    config = shipped_config(["policy.dim=32", "policy.head.num_layers=1"])
+    policy = fitted_policy(config, windows, RandomEpisodes(300).spec)
+    before = {name: x.detach().clone() for name, x in policy.named_parameters()}
+    items = Items(windows, obs_horizon=1, pred_horizon=policy.pred_horizon)
+    case = reference.their_loop("theirs", policy, item_batches(items, 4), 4)
+    assert [case.run(), case.run()] == [4.0, 4.0]
+    assert any(not torch.equal(x, before[name]) for name, x in policy.named_parameters())
 
 
 def test_the_latency_benchmark_counts_evaluations(
