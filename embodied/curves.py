@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from embodied import checkpoint
 from embodied.checkpoint_files import CheckpointError
 from embodied.learning_curve import LABELS, points, summarise
 from embodied.loggers import read_jsonl
-from embodied.statistics import Estimate
+from embodied.statistics import Estimate, over_seeds
 
 D4RL_REFERENCES = {
     "HalfCheetah": (-280.178953, 12135.0),
@@ -95,18 +94,6 @@ class Arm:
             for key in ("last", "best")
         }
         return {f"D4RL score, {key}": over_seeds(each) for key, each in scores.items()}
-
-
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean and Student's 95 % interval, which is infinite for one seed."""
-    numbers = np.asarray(values, np.float64)
-    mean, n = float(numbers.mean()), len(numbers)
-    if n == 1:
-        return Estimate(mean, -math.inf, math.inf, 1)
-    from scipy import stats  # late: it takes a second
-
-    half = float(stats.t.ppf(0.975, n - 1) * numbers.std(ddof=1) / math.sqrt(n))
-    return Estimate(mean, mean - half, mean + half, n)
 
 
 def read_arm(name: str, runs: Sequence[Path], measure: str) -> Arm:

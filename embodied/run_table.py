@@ -14,8 +14,9 @@ import numpy as np
 from embodied.latency import latencies_ms
 from embodied.loading import load_policy
 from embodied.results import RESULTS_FILE, Evaluation, read_results
-from embodied.statistics import Estimate
+from embodied.statistics import Estimate, over_seeds
 
+SUCCESS = "success"
 _NOT_OF_THE_RECIPE = {"seed", "run_dir", "data_dir", "device", "threads", "workers", "num_envs"}
 """Keys whose values do not tell what was tried."""
 
@@ -67,16 +68,40 @@ class Row:
         known = [run.train_s for run in self.runs if run.train_s is not None]
         return float(np.mean(known)) if known else None
 
-    def success(self, probe: str | None = None) -> Estimate:
-        """Of one run, as it reports it; of several the mean of theirs, with the 95 % interval of
-        Student's t over seeds."""
-        found = [_measured(run.evaluation, probe).success() for run in self.runs]
-        return found[0] if len(found) == 1 else over_seeds(found)
+    def figure(self, measure: str = SUCCESS, probe: str | None = None) -> Estimate:
+        """Of one run, as it reports it; of several as of `across`.
+
+        Args:
+            measure: "success", or a further measure of the environment's.
+        """
+        return across([figure_of(run.evaluation, measure, probe) for run in self.runs])
 
     def per_task(self, probe: str | None = None) -> dict[str, float]:
         """The mean success of each task over the runs."""
         found = [_measured(run.evaluation, probe).per_task() for run in self.runs]
         return {task: float(np.mean([each[task].mean for each in found])) for task in found[0]}
+
+
+def figure_of(evaluation: Evaluation, measure: str, probe: str | None = None) -> Estimate:
+    """Success or another measure; ValueError where there is none of the name."""
+    found = _measured(evaluation, probe)
+    if measure == SUCCESS:
+        return found.success()
+    known = found.metrics()
+    if measure not in known:
+        raise ValueError(f"measure {measure!r} is none of {', '.join((SUCCESS, *known))}")
+    return known[measure]
+
+
+def across(found: Sequence[Estimate]) -> Estimate:
+    """One run's figure as it is; of several the mean, with the 95 % interval of Student's t over
+    seeds. The ends of shares, which lie within [0, 1] in every run, do so too."""
+    if len(found) == 1:
+        return found[0]
+    mean = over_seeds([each.mean for each in found])
+    shares = all(0 <= each.low <= each.high <= 1 for each in found)
+    low, high = (max(0.0, mean.low), min(1.0, mean.high)) if shares else (mean.low, mean.high)
+    return Estimate(mean.mean, low, high, sum(each.episodes for each in found))
 
 
 @dataclass(frozen=True)
@@ -98,16 +123,6 @@ def cost_of(run: Run) -> Cost:
     policy, _ = load_policy(run.path, "cpu")
     p50, p99 = np.percentile(latencies_ms(policy), [50, 99])
     return Cost(sum(p.numel() for p in policy.parameters()), float(p50), float(p99))
-
-
-def over_seeds(found: Sequence[Estimate]) -> Estimate:
-    """The mean of two or more runs, within [0, 1], with the 95 % interval of Student's t."""
-    from scipy.stats import t  # late: it takes a second
-
-    means = np.array([each.mean for each in found])
-    half = float(t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)))
-    mean, episodes = float(means.mean()), sum(each.episodes for each in found)
-    return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), episodes)
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:

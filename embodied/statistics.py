@@ -45,6 +45,16 @@ def wilson(successes: int, episodes: int, *, confidence: float = 0.95) -> Estima
     return Estimate(successes / episodes, float(interval.low), float(interval.high), episodes)
 
 
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """The mean and Student's 95 % interval, which is infinite for one seed."""
+    numbers = np.asarray(values, np.float64)
+    mean, n = float(numbers.mean()), len(numbers)
+    if n == 1:
+        return Estimate(mean, -math.inf, math.inf, 1)
+    half = float(_scipy().t.ppf(0.975, n - 1) * numbers.std(ddof=1) / math.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n)
+
+
 def interquartile_mean(scores: Floats) -> Floats:
     """Mean of the middle half along the last axis (Agarwal et al. 2021; arXiv:2108.13264).
 

@@ -20,10 +20,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from embodied.curves import Arm, over_seeds, read_arm
+from embodied.curves import Arm, read_arm
 from embodied.learning_curve import RETURN
 from embodied.results import write_atomically
-from embodied.statistics import Estimate
+from embodied.statistics import Estimate, over_seeds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

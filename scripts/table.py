@@ -1,6 +1,7 @@
 """Puts runs in a table: success, parameters, time to train, latency.
 
-    python scripts/table.py RUN [RUN ...] [--probe held_out] [--tasks] [--json FILE]
+    python scripts/table.py RUN [RUN ...] [--probe held_out] [--measure result] [--tasks]
+        [--json FILE]
 
 Each RUN is a run directory, or a folder of some, such as a multirun makes. Runs that differ in
 their seed alone share a row, and so do runs that started from such ones (init_from). Latency is
@@ -20,10 +21,10 @@ import torch
 from tqdm import tqdm
 
 from embodied.results import write_atomically
-from embodied.run_table import Cost, Row, cost_of, find_runs, rows_of
+from embodied.run_table import SUCCESS, Cost, Row, cost_of, find_runs, rows_of
 from embodied.statistics import Estimate
 
-HEAD = ("run", "success", "seeds", "episodes", "parameters", "trained in", "p50 ms", "p99 ms")
+COLUMNS = ("seeds", "episodes", "parameters", "trained in", "p50 ms", "p99 ms")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runs = find_runs(options.runs)
         rows = rows_of(runs)
-        found = [row.success(options.probe) for row in rows]
+        found = [row.figure(options.measure, options.probe) for row in rows]
         tasks = [row.per_task(options.probe) if options.tasks else {} for row in rows]
         costs = [cost_of(row.runs[0]) for row in tqdm(rows, "latency", disable=None)]
     except (ValueError, OSError) as error:
@@ -41,26 +42,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     protocol = runs[0].evaluation.protocol
     probe = f", {options.probe}" if options.probe else ""
-    head = (*HEAD, *tasks[0])
+    head = ("run", options.measure, *COLUMNS, *tasks[0])
     lines = [_line(head), _line("---" for _ in head)]
-    for row, success, of_tasks, cost in zip(rows, found, tasks, costs, strict=True):
+    for row, figure, of_tasks, cost in zip(rows, found, tasks, costs, strict=True):
         means = (f"{of_tasks[name]:.2f}" for name in tasks[0])
-        lines.append(_line((*cells(row, success, cost), *means)))
+        lines.append(_line((*cells(row, figure, cost), *means)))
     print("\n".join([f"protocol {protocol}{probe}", "", *lines]))
     if options.json:
-        data = [as_json(*each) for each in zip(rows, found, costs, strict=True)]
+        data = [as_json(options.measure, *each) for each in zip(rows, found, costs, strict=True)]
         write_atomically(options.json, json.dumps({"protocol": protocol, "rows": data}, indent=1))
     return 0
 
 
-def cells(row: Row, success: Estimate, cost: Cost) -> tuple[str, ...]:
+def cells(row: Row, figure: Estimate, cost: Cost) -> tuple[str, ...]:
     """What stands in a row."""
     trained = "" if row.train_s is None else f"{row.train_s / 60:.1f} min"
     return (
         row.name,
-        f"{success.mean:.3f} [{success.low:.3f}, {success.high:.3f}]",
+        f"{figure.mean:.3f} [{figure.low:.3f}, {figure.high:.3f}]",
         str(len(row.runs)),
-        str(success.episodes),
+        str(figure.episodes),
         f"{cost.parameters / 1e6:.2f} M",
         trained,
         f"{cost.p50_ms:.1f}",
@@ -68,12 +69,12 @@ def cells(row: Row, success: Estimate, cost: Cost) -> tuple[str, ...]:
     )
 
 
-def as_json(row: Row, success: Estimate, cost: Cost) -> dict[str, object]:
+def as_json(measure: str, row: Row, figure: Estimate, cost: Cost) -> dict[str, object]:
     """The row's figures."""
     return {
         "name": row.name,
         "runs": [str(run.path) for run in row.runs],
-        "success": dataclasses.asdict(success),
+        measure: dataclasses.asdict(figure),
         "train_s": row.train_s,
         **dataclasses.asdict(cost),
     }
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run, or folder of runs")
     parser.add_argument("--probe", help="another evaluation of the runs, such as held_out")
+    parser.add_argument("--measure", default=SUCCESS, help="another one of the environment's")
     parser.add_argument("--tasks", action="store_true", help="also the success of each task")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     return parser

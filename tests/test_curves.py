@@ -1,13 +1,12 @@
 """Learning curves over seeds, what tables say of them, and the coefficients of a family."""
 
 import json
-import math
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from embodied.curves import Arm, over_seeds, read_arm
+from embodied.curves import Arm, read_arm
 from embodied.experiment import train
 from embodied.learning_curve import RETURN, SUCCESS, summaries, summarise
 from scripts import coefficients, curves
@@ -34,14 +33,6 @@ def test_a_policy_that_acts_from_the_first_step_has_no_offline_end():
 def test_tables_name_last_and_best_as_such():
     found = summaries(rows(0.5, 1.0, 0.5), None)
     assert found == {SUCCESS: {"last": 0.5, "best": 1.0}}
-
-
-def test_the_interval_over_seeds_is_students():
-    # t(0.975; 2) = 4.3027, the deviation of 1, 2, 3 is 1.
-    found = over_seeds([1, 2, 3])
-    assert (found.mean, found.episodes) == (2, 3)
-    assert found.high - 2 == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
-    assert over_seeds([5]).high == math.inf
 
 
 def test_returns_of_tasks_that_d4rl_has_are_normalised():

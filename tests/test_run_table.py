@@ -10,7 +10,7 @@ import pytest
 
 from embodied.experiment import train
 from embodied.results import Evaluation, Outcome, write_results
-from embodied.run_table import cost_of, find_runs, over_seeds, rows_of
+from embodied.run_table import across, cost_of, find_runs, rows_of
 from embodied.statistics import Estimate
 from embodied.suites import Assignment
 from scripts.table import main
@@ -19,7 +19,8 @@ from tests.conftest import Compose
 
 def outcomes(wins: Sequence[bool]) -> tuple[Outcome, ...]:
     return tuple(
-        Outcome(Assignment("reach", i, 0, i, "go"), win, 9, 1.0) for i, win in enumerate(wins)
+        Outcome(Assignment("reach", i, 0, i, "go"), win, 9, 1.0, metrics={"path": 1.0 + i})
+        for i, win in enumerate(wins)
     )
 
 
@@ -42,9 +43,9 @@ def test_runs_that_differ_in_their_seed_alone_share_a_row(tmp_path: Path) -> Non
     rows = rows_of(find_runs([tmp_path]))
     assert {row.name: len(row.runs) for row in rows} == {"edm-0": 2, "flow-0": 1}
     shared = next(row for row in rows if row.name == "edm-0")
-    assert shared.success().mean == 0.75
-    assert shared.success().episodes == 4
-    assert shared.success("held_out").mean == 0.75
+    assert shared.figure().mean == 0.75
+    assert shared.figure().episodes == 4
+    assert shared.figure(probe="held_out").mean == 0.75
     assert shared.train_s == 120.0
 
 
@@ -82,13 +83,23 @@ def test_a_job_of_a_multirun_is_named_by_what_was_overridden(tmp_path: Path) -> 
     assert [row.name for row in rows_of(find_runs([tmp_path]))] == ["task=pusht head=flow"]
 
 
-def test_over_seeds_is_students_interval() -> None:
-    found = over_seeds([Estimate(x, 0.0, 1.0, 50) for x in (0.4, 0.5, 0.6)])
+def test_several_runs_have_students_interval_within_what_shares_can_be() -> None:
+    found = across([Estimate(x, 0.0, 1.0, 50) for x in (0.4, 0.5, 0.6)])
     # t(0.975; 2) = 4.3027, standard deviation 0.1
     assert found.mean == pytest.approx(0.5)
     assert found.high - found.mean == pytest.approx(4.3027 * 0.1 / 3**0.5, abs=1e-4)
     assert found.episodes == 150
-    assert over_seeds([Estimate(x, 0.0, 1.0, 50) for x in (0.9, 1.0)]).high == 1.0
+    assert across([Estimate(x, 0.0, 1.0, 50) for x in (0.9, 1.0)]).high == 1.0
+    assert across([Estimate(x, x, x + 1, 50) for x in (0.9, 1.0)]).high > 1.0  # no share
+
+
+def test_a_measure_of_the_environment_can_stand_in_place_of_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (row,) = rows_of(find_runs([write(tmp_path / "one", [True, False])]))
+    assert row.figure("path").mean == 1.5
+    assert main([str(tmp_path), "--measure", "way"]) == 2
+    assert "measure 'way' is none of success, path" in capsys.readouterr().err
 
 
 def test_what_cannot_stand_in_one_table_is_named(

@@ -12,6 +12,7 @@ from embodied.statistics import (
     independent_discordance,
     interquartile_mean,
     mcnemar,
+    over_seeds,
     paired_bootstrap,
     required_episodes,
     split,
@@ -57,6 +58,14 @@ def test_wilson_covers_the_true_rate(rate: float):
     wins = np.arange(51)
     covered = [wilson(k, 50).low <= rate <= wilson(k, 50).high for k in wins]
     assert 0.93 < np.sum(stats.binom.pmf(wins, 50, rate) * covered) < 0.98
+
+
+def test_the_interval_over_seeds_is_students():
+    # t(0.975; 2) = 4.3027, the deviation of 1, 2, 3 is 1.
+    found = over_seeds([1, 2, 3])
+    assert (found.mean, found.episodes) == (2, 3)
+    assert found.high - 2 == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
+    assert over_seeds([5]).high == math.inf
 
 
 def test_interquartile_mean_agrees_with_scipy():
