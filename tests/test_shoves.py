@@ -34,29 +34,6 @@ def test_experts_do_what_is_asked() -> None:
     assert np.mean(solved) >= 0.9
 
 
-def test_anonymous_blocks_are_told_from_the_left_and_only_experts_know_their_colours() -> None:
-    plain, anonymous = Shoves(), Shoves(anonymous=True)
-    envs = plain.make_env(), anonymous.make_env()
-    swapped = []
-    for goal in range(12):
-        options = {"goal": goal, "benchmark_seed": 9}
-        told, slots = (env.reset(options=options)[0]["state"] for env in envs)
-        red, blue = told[6:12], told[12:]
-        np.testing.assert_array_equal(slots[:6], told[:6])
-        swapped.append(bool((slots[6:12] == blue).all()))
-        first, second = (blue, red) if swapped[-1] else (red, blue)
-        np.testing.assert_array_equal(slots[6:], np.concatenate([first, second]))
-        assert slots[6] < slots[12]
-        later = envs[1].step(np.zeros(3, np.float32))[0]["state"]
-        assert np.abs(later[6:8] - slots[6:8]).max() < 0.02  # nobody changes places
-    for env in envs:
-        env.close()
-    assert 2 <= sum(swapped) <= 10
-    tasks = ["shove-red-left-far", "shove-blue-forward-little"]
-    solved = [run(anonymous, task, task, goal)["success"] for task in tasks for goal in range(4)]
-    assert np.mean(solved) >= 0.85
-
-
 @pytest.mark.parametrize("shared", [True, False])
 def test_arrangements_are_those_of_the_goal_or_of_goal_and_task(shared: bool) -> None:
     env = Shoves(shared=shared).make_env()

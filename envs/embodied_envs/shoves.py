@@ -94,7 +94,6 @@ class ShoveScene(Scene):
     it should. Info holds `result`, 1.0 when it is.
 
     Args:
-        anonymous: whether the state tells the blocks as they lay at the start, the left one first.
         shared: whether a seed's arrangement is the same whatever the task.
 
     Attributes:
@@ -105,10 +104,9 @@ class ShoveScene(Scene):
     bounds = ((-0.31, -0.27, 0.006), (0.31, 0.31, 0.14))
     start = (0.0, -0.2, HIGH)
 
-    def __init__(self, shove: Shove, *, anonymous: bool = False, shared: bool = True) -> None:
+    def __init__(self, shove: Shove, *, shared: bool = True) -> None:
         super().__init__()
-        self.shove, self._anonymous, self._shared = shove, anonymous, shared
-        self._order = np.arange(len(BLOCKS))
+        self.shove, self._shared = shove, shared
         joints = [self.model.joint(f"{name}-block") for name in BLOCKS]
         self._blocks = np.array([joint.qposadr[0] for joint in joints])
         self._begun = np.zeros((len(BLOCKS), 2))
@@ -127,26 +125,21 @@ class ShoveScene(Scene):
             self.data.qpos[address : address + 2] = place
             self.data.qpos[address + 3 : address + 7] = np.cos(half), 0.0, 0.0, np.sin(half)
         self._begun = places
-        if self._anonymous:
-            self._order = np.argsort(places[:, 0])
 
     @property
     def _places(self) -> Vector:
         return np.array([self.data.qpos[a : a + 2] for a in self._blocks])
 
     def observe(self) -> NDArray[np.float64]:
-        """The state (18,): the fingertip xyz and its target xyz; for each of `BLOCKS`, or of those
-        in the episode's order, its xy, its xy as seen from the fingertip, and the cosine and sine
-        of its yaw. Then (2,), for experts, which of these each of `BLOCKS` is."""
+        """The state (18,): the fingertip xyz and its target xyz; for each of `BLOCKS` its xy, its
+        xy as seen from the fingertip, and the cosine and sine of its yaw."""
         finger = self.finger
-        blocks: list[Any] = []
+        blocks = []
         for address, place in zip(self._blocks, self._places, strict=True):
             w, x, y, z = self.data.qpos[address + 3 : address + 7]
             heading = np.array([w * w + x * x - y * y - z * z, 2 * (w * z + x * y)])
-            heading /= max(float(np.hypot(*heading)), 1e-9)
-            blocks.append(np.concatenate([place, place - finger[:2], heading]))
-        told = [blocks[i] for i in self._order]
-        return np.concatenate([finger, self._target, *told, np.argsort(self._order)])
+            blocks += [place, place - finger[:2], heading / max(float(np.hypot(*heading)), 1e-9)]
+        return np.concatenate([finger, self._target, *blocks])
 
     def step(self, action: NDArray[np.float64]) -> Any:
         """Ends with the task."""
@@ -165,10 +158,7 @@ class ShoveScene(Scene):
 
 
 class ShoveExpert:
-    """Pushes the block that is asked for, as far as is asked; actions are in [-1, 1] (3,).
-
-    It takes all of `ShoveScene.observe`.
-    """
+    """Pushes the block that is asked for, as far as is asked; actions are in [-1, 1] (3,)."""
 
     def __init__(self, shove: Shove, *, seed: int = 0) -> None:
         self._shove = shove
@@ -178,8 +168,7 @@ class ShoveExpert:
 
     def __call__(self, state: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         x: Vector = np.asarray(state, np.float64)
-        finger, target, where = x[:3], x[3:6], x[STATE_DIM:].astype(int)
-        places = x[6:STATE_DIM].reshape(-1, 6)[where, :2]
+        finger, target, places = x[:3], x[3:6], x[6:].reshape(-1, 6)[:, :2]
         place, others = places[self._mine], list(np.delete(places, self._mine, axis=0))
         if self._goal is None:
             self._goal = place + self._shove.change
@@ -208,8 +197,6 @@ class Shoves(SimulatedSuite):
     Attributes:
         tasks: any of `SHOVES`; all of them by default.
         cameras: any of `CAMERAS`, or their numbers.
-        anonymous: whether the state tells the blocks as they lay at the start, the left one first,
-            as a tracker would that sees no colours: then only the picture shows which is which.
         shared: whether goal i of a benchmark seed is the same arrangement for all tasks. Where it
             is, a data set shows few arrangements, each of which can be known by heart.
     """
@@ -219,7 +206,6 @@ class Shoves(SimulatedSuite):
 
     tasks: tuple[str, ...] = tuple(SHOVES)
     cameras: tuple[int | str, ...] = ("top",)
-    anonymous: bool = False
     shared: bool = True
 
     @property
@@ -232,7 +218,7 @@ class Shoves(SimulatedSuite):
 
     def open_simulator(self, task: str) -> ShoveScene:
         """The scene, judged by the task."""
-        return ShoveScene(SHOVES[task], anonymous=self.anonymous, shared=self.shared)
+        return ShoveScene(SHOVES[task], shared=self.shared)
 
     def change_task(self, simulator: Simulator, task: str) -> Simulator:
         """The same simulator: one scene serves all tasks."""
@@ -241,7 +227,7 @@ class Shoves(SimulatedSuite):
         return simulator
 
     def expert(self, task: str, *, seed: int = 0) -> Expert:
-        """Takes all that is observed; the seed draws on which side it goes round the other one."""
+        """Takes the state (S,); the seed draws on which side it goes round the other one."""
         check_choice("task", task, self.tasks)
         return ShoveExpert(SHOVES[task], seed=seed)
 
