@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,13 +82,45 @@ class TemporalEnsemble(Receding):
         return mean[None]
 
 
-class WarmStart(Receding):
+class GoingOn(Receding, ABC):
+    """A chunk goes on from the one before, if there is one; the first of an episode is sampled as
+    ever."""
+
+    def looks_back(self, past: Past) -> bool:
+        return past.newest is not None
+
+    def act(
+        self,
+        policy: Policy,
+        pasts: Sequence[Past],
+        observation: Observation,
+        condition: Condition,
+        *,
+        noise: Noise,
+    ) -> Tensor:
+        act = self.go_on if self.looks_back(pasts[0]) else super().act
+        return act(policy, pasts, observation, condition, noise=noise)
+
+    @abstractmethod
+    def go_on(
+        self,
+        policy: Policy,
+        pasts: Sequence[Past],
+        observation: Observation,
+        condition: Condition,
+        *,
+        noise: Noise,
+    ) -> Tensor:
+        """As `act`, of rows that all have a chunk."""
+
+
+class WarmStart(GoingOn):
     """Receding horizon, where a chunk is sampled from the rest of the last one under some noise,
     in fewer steps than from noise alone. Its last action stands for the steps beyond its end.
 
     This is SDEdit (Meng et al. 2022, Algorithm 1; arXiv:2108.01073) with the last plan for a guide.
     What it does not change much it keeps: a plan that has become wrong by more than the noise
-    stays so. The first chunk of an episode is sampled as ever.
+    stays so.
 
     Args:
         noise: standard deviation of the noise, of normalised actions.
@@ -119,10 +152,7 @@ class WarmStart(Receding):
                 f"knows, got {self.noise}"
             )
 
-    def looks_back(self, past: Past) -> bool:
-        return past.newest is not None
-
-    def act(
+    def go_on(
         self,
         policy: Policy,
         pasts: Sequence[Past],
@@ -133,8 +163,6 @@ class WarmStart(Receding):
     ) -> Tensor:
         warm = policy.as_warm()
         assert warm is not None, "`check` says so"
-        if not self.looks_back(pasts[0]):
-            return super().act(policy, pasts, observation, condition, noise=noise)
         return warm.act_from(
             rests(pasts, policy.pred_horizon).to(observation.state.device),
             observation,
@@ -145,7 +173,7 @@ class WarmStart(Receding):
         )
 
 
-class RealTime(Receding):
+class RealTime(GoingOn):
     """Real-time chunking: a chunk goes on from the one before, of which the first steps will have
     been executed by the time that it is there, and the others are wished for (Black et al. 2025,
     arXiv:2506.07339, Algorithm 1; `heads.inpainting`).
@@ -185,10 +213,7 @@ class RealTime(Receding):
                 f"policy.head.simulated_delay={self.delay}, or leave realtime_trained out"
             )
 
-    def looks_back(self, past: Past) -> bool:
-        return past.newest is not None
-
-    def act(
+    def go_on(
         self,
         policy: Policy,
         pasts: Sequence[Past],
@@ -199,8 +224,6 @@ class RealTime(Receding):
     ) -> Tensor:
         completing, device = policy.as_completing(), observation.state.device
         assert completing is not None, "`check` says so"
-        if not self.looks_back(pasts[0]):
-            return super().act(policy, pasts, observation, condition, noise=noise)
         weight = np.stack([self.weight(past, policy.pred_horizon) for past in pasts])
         return completing.act_on(
             Settled(

@@ -26,38 +26,27 @@ from embodied.people.interventions import read_interventions
 from embodied.people.live import play_and_keep
 from embodied.people.recorder import FLAG
 from embodied.people.terminal import Lines, Phrasebook, Quit, Terminal
-from embodied.policies.base import Policy
 from embodied.results import Outcome
 from embodied.rollout import Controller
-from embodied.structs import Batch, Condition, Episode, Metrics, Observation, Spec
+from embodied.structs import Condition, Episode, Observation, Spec
 from embodied.suites import Assignment
 from embodied.testing import check_episodes
 from embodied_datasets.lerobot import LeRobotDataset
 from embodied_datasets.recording import spec_of
 from embodied_envs.point import PointSuite
 from embodied_envs.vector import make_vec
+from tests.acting import Acting
 from tests.conftest import TINY, compose_config
 
 SPEED = {"move right": (0.3, 0.0), "move left": (-0.3, 0.0), "move up": (0.0, 0.3)}
 SUITE = PointSuite()
 
 
-class Obedient(Policy):
+class Obedient(Acting):
     """Moves as its phrase says; stands still without one."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.spec = Spec(10, 2, (-1.0, -1.0), (1.0, 1.0), 10.0)
-        self.obs_horizon, self.pred_horizon = 1, 4
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
-        raise NotImplementedError
-
-    def fit_normalizers(
-        self, observation: Observation, condition: Condition, action: Tensor
-    ) -> None:
-        raise NotImplementedError
+        super().__init__(Spec(10, 2, (-1.0, -1.0), (1.0, 1.0), 10.0))
 
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         phrases = condition.motion or ("",) * len(observation.state)

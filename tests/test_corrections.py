@@ -20,33 +20,23 @@ from embodied.policies.chunk import ChunkPolicy
 from embodied.protocols import Protocol
 from embodied.results import Outcome
 from embodied.rollout import Controller
-from embodied.structs import Batch, Condition, Metrics, Observation, Spec
+from embodied.structs import Condition, Observation, Spec
 from embodied.suites import Assignment
 from embodied_envs.point import PointSuite
 from embodied_envs.vector import make_vec
+from tests.acting import Acting
 
 SUITE = PointSuite(max_steps=12)
 ASSIGNMENTS = Protocol("p", goals_per_task=2).assignments(SUITE)
 Answer = Correction | Release | None
 
 
-class Obedient(Policy):
+class Obedient(Acting):
     """Chunks of 4 whose actions are [what the words say, how often it was asked]."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.spec = Spec(1, 2, (-9.0, -9.0), (9.0, 9.0), 10.0)
-        self.obs_horizon, self.pred_horizon = 1, 4
-        self.weight = torch.nn.Parameter(torch.zeros(1))
+        super().__init__(Spec(1, 2, (-9.0, -9.0), (9.0, 9.0), 10.0))
         self.conditions: list[Condition] = []
-
-    def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
-        raise NotImplementedError
-
-    def fit_normalizers(
-        self, observation: Observation, condition: Condition, action: Tensor
-    ) -> None:
-        raise NotImplementedError
 
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         self.conditions.append(condition)

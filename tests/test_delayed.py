@@ -16,33 +16,24 @@ from embodied.delayed import Delayed, acting
 from embodied.execution import RealTime, Receding
 from embodied.heads.inpainting import Settled
 from embodied.noise import Noise
-from embodied.policies.base import Policy
 from embodied.preflight import check_execution
 from embodied.rollout import Controller
-from embodied.structs import Batch, Condition, Metrics, Observation, Spec
+from embodied.structs import Condition, Observation, Spec
 from embodied.suites import Assignment
+from tests.acting import Acting
 
 H = 6
 
 
-class Telling(Policy):
+class Telling(Acting):
     """Action h of the chunk from a state s is 100 s + h: it tells its plan and its place in it."""
 
     trained_delay = 2
 
     def __init__(self) -> None:
-        super().__init__()
-        self.spec = Spec(1, 1, (-9999.0,), (9999.0,), 10.0)
-        self.obs_horizon, self.pred_horizon = 1, H
-        self.weight = torch.nn.Parameter(torch.zeros(1))
+        super().__init__(Spec(1, 1, (-9999.0,), (9999.0,), 10.0), pred_horizon=H)
         self.settled: list[Settled] = []
         self.clips: list[float | None] = []
-
-    def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
-        raise NotImplementedError
-
-    def fit_normalizers(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError
 
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         return 100 * observation.state[:, -1:] + torch.arange(float(H))[None, :, None]

@@ -23,27 +23,19 @@ from embodied.policies.base import Policy
 from embodied.policies.chunk import ChunkPolicy
 from embodied.preflight import check_execution
 from embodied.rollout import Controller
-from embodied.structs import Batch, Condition, Metrics, Observation, Spec
+from embodied.structs import Condition, Observation, Spec
 from embodied.suites import Assignment
+from tests.acting import Acting
 
 H = 4
 
 
-class Counting(Policy):
+class Counting(Acting):
     """The n-th chunk that it gives any row is 10 n + [0, 1, 2, 3], plus the row's state."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.spec = Spec(1, 1, (-999.0,), (999.0,), 10.0)
-        self.obs_horizon, self.pred_horizon = 1, H
-        self.weight = torch.nn.Parameter(torch.zeros(1))
+        super().__init__(Spec(1, 1, (-999.0,), (999.0,), 10.0), pred_horizon=H)
         self.calls = -1
-
-    def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
-        raise NotImplementedError
-
-    def fit_normalizers(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError
 
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         self.calls += 1

@@ -23,10 +23,9 @@ from embodied.people.correctors import ActionCorrector, SubtaskCorrector
 from embodied.people.motions import Foresight, MotionCorrector
 from embodied.people.prompts import GoalCorrector, SketchCorrector
 from embodied.people.simulated import Simulated, SimulatedPerson
-from embodied.policies.base import Policy
 from embodied.protocols import Protocol
 from embodied.rollout import Controller
-from embodied.structs import Batch, Condition, Metrics, Observation, Spec
+from embodied.structs import Condition, Observation, Spec
 from embodied.suites import Assignment, Expert, Staged, hand_of
 from embodied_envs.metaworld import MetaWorld
 from embodied_envs.point import STEP, PointSuite
@@ -37,6 +36,7 @@ from embodied_envs.tabletop_tasks import TASKS as TABLETOP_TASKS
 from embodied_envs.tabletop_text import tabletop_texts
 from embodied_envs.vector import make_vec
 from embodied_envs.watched import Watched
+from tests.acting import Acting
 from tests.conftest import compose_config
 
 SUITE = PointSuite()
@@ -46,22 +46,11 @@ AXES = [vars(axis) for axis in GRAMMAR.axes]
 FORESIGHT = Foresight(columns=[0, 1], controls=[0, 1], scale=[STEP, STEP], horizon=4)
 
 
-class Obedient(Policy):
+class Obedient(Acting):
     """Moves as its phrase says, and stands still without one; asked for a goal, goes there."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.spec = Spec(10, 2, (-1.0, -1.0), (1.0, 1.0), 10.0)
-        self.obs_horizon, self.pred_horizon = 1, 4
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
-        raise NotImplementedError
-
-    def fit_normalizers(
-        self, observation: Observation, condition: Condition, action: Tensor
-    ) -> None:
-        raise NotImplementedError
+        super().__init__(Spec(10, 2, (-1.0, -1.0), (1.0, 1.0), 10.0))
 
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         action = torch.zeros(len(observation.state), 2)

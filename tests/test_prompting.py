@@ -30,11 +30,12 @@ from embodied.prompting import Demonstrator, Prompter, check_prompts
 from embodied.protocols import MODALITIES, Protocol
 from embodied.rollout import Controller
 from embodied.shards import Queue, play_queues, split
-from embodied.structs import Batch, Condition, Metrics, Observation, Spec
+from embodied.structs import Condition, Observation, Spec
 from embodied.suites import Expert, Hand, NoExpertError
 from embodied_envs.perturbations import ActionDelay
 from embodied_envs.perturbed import Perturbed
 from embodied_envs.point import PointEnv, PointSuite
+from tests.acting import Acting
 
 SIZE = (32, 32)
 STEPS = 40
@@ -209,23 +210,12 @@ def test_modalities_are_checked_and_named_in_results() -> None:
 # Acting
 
 
-class Tracer(Policy):
+class Tracer(Acting):
     """Heads for where a goal state says the point should be; remembers what it is told."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.spec = Spec(10, 2, (-1.0, -1.0), (1.0, 1.0), 10.0, {"top": SIZE})
-        self.obs_horizon, self.pred_horizon = 1, 2
-        self.weight = torch.nn.Parameter(torch.zeros(1))
+        super().__init__(Spec(10, 2, (-1.0, -1.0), (1.0, 1.0), 10.0, {"top": SIZE}), pred_horizon=2)
         self.told: list[Condition] = []
-
-    def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
-        raise NotImplementedError
-
-    def fit_normalizers(
-        self, observation: Observation, condition: Condition, action: Tensor
-    ) -> None:
-        raise NotImplementedError
 
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         self.told.append(condition)

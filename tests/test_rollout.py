@@ -14,40 +14,31 @@ from torch import Tensor
 
 from embodied.evaluation import evaluate
 from embodied.noise import Noise
-from embodied.policies.base import Policy
 from embodied.policies.chunk import ChunkPolicy
 from embodied.protocols import Protocol
 from embodied.results import Outcome
 from embodied.rollout import PREVIOUS_ACTION, Controller, ExpertActor
-from embodied.structs import Batch, Condition, Metrics, Observation, Spec
+from embodied.structs import Condition, Observation, Spec
 from embodied.suites import Assignment
 from embodied_envs.point import PointSuite
 from embodied_envs.vector import make_vec
+from tests.acting import Acting
 
 SUITE = PointSuite(max_steps=12)
 ASSIGNMENTS = Protocol("p", goals_per_task=3).assignments(SUITE)
 
 
-class Spy(Policy):
+class Spy(Acting):
     """Remembers what it is shown. Step h of its chunks is [h / 10, the row's first noise]."""
 
     def __init__(self, *, obs_horizon: int = 1, cameras: dict[str, tuple[int, int]] | None = None):
-        super().__init__()
-        self.spec = Spec(1, 2, (-9.0, -9.0), (9.0, 9.0), 10.0, cameras or {})
-        self.obs_horizon, self.pred_horizon = obs_horizon, 4
-        self.weight = torch.nn.Parameter(torch.zeros(1))
+        super().__init__(
+            Spec(1, 2, (-9.0, -9.0), (9.0, 9.0), 10.0, cameras or {}), obs_horizon=obs_horizon
+        )
         self.states: list[Tensor] = []
         self.images: list[Tensor] = []
         self.texts: list[tuple[str, ...]] = []
         self.seen: list[Observation] = []
-
-    def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
-        raise NotImplementedError
-
-    def fit_normalizers(
-        self, observation: Observation, condition: Condition, action: Tensor
-    ) -> None:
-        raise NotImplementedError
 
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         assert condition.language is not None

@@ -18,13 +18,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from embodied.conditions import Language, Sketch
 from embodied.data.asked import SketchStyle
 from embodied.data.sketches import Trace, draw
 from embodied.noise import Noise
-from embodied.policies.base import Policy
 from embodied.protocols import Protocol
 from embodied.sketching.scene import (
     Follower,
@@ -34,8 +33,9 @@ from embodied.sketching.scene import (
     overlay,
     style_of,
 )
-from embodied.structs import Batch, Condition, Metrics, Observation, Spec
+from embodied.structs import Condition, Observation, Spec
 from embodied_envs.point import PointSuite
+from tests.acting import Acting
 from tests.conftest import ROOT, compose_config
 
 SPEC = Spec(10, 2, (-1.0, -1.0), (1.0, 1.0), 10.0)
@@ -116,22 +116,12 @@ def test_an_episode_that_does_not_exist_is_refused() -> None:
     assert first_camera(SUITE) == "top"
 
 
-class Recorder(Policy):
+class Recorder(Acting):
     """Stands still, and keeps what it is told."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.spec, self.obs_horizon, self.pred_horizon = SPEC, 1, 2
-        self.still = nn.Parameter(torch.zeros(2))
+        super().__init__(SPEC, pred_horizon=2)
         self.told: list[Condition] = []
-
-    def loss(self, batch: Batch, *, noise: Noise) -> tuple[Tensor, Metrics]:
-        raise NotImplementedError
-
-    def fit_normalizers(
-        self, observation: Observation, condition: Condition, action: Tensor
-    ) -> None:
-        raise NotImplementedError
 
     def act(self, observation: Observation, condition: Condition, *, noise: Noise) -> Tensor:
         self.told.append(condition)
