@@ -111,7 +111,7 @@ def test_a_hidden_goal_is_hidden() -> None:
 def test_a_simulator_that_resets_itself_is_named() -> None:
     env = make(2)
     env.reset(options={"assignments": ASSIGNMENTS[:2]})
-    chunk: Any = env._chunk
+    chunk: Any = env._crew._chunks[0]
     chunk._worlds[1].pool.reset()  # as it would after the end of an episode
     chunk._worlds[1].steps = 3
     with pytest.raises(WorkerError, match=r"slot 1 raised .* counts 1 steps of an episode of 4"):

@@ -151,11 +151,11 @@ def pool() -> Iterator[WorkerVectorEnv]:
     step = envs.step
 
     def impatient(actions: NDArray[Any]) -> Any:
-        envs._timeout_s = 2.0
+        envs._crew._timeout_s = 2.0
         try:
             return step(actions)
         finally:
-            envs._timeout_s = 60.0
+            envs._crew._timeout_s = 60.0
 
     envs.step = impatient  # type: ignore[method-assign]
     yield envs
@@ -302,7 +302,7 @@ def test_a_process_killed_from_outside_costs_its_episodes(pool: WorkerVectorEnv)
     def kill_then_step(actions: NDArray[Any]) -> Any:
         calls.append(actions)
         if len(calls) == 2:
-            os.kill(pool._workers[0]._process.pid, signal.SIGKILL)
+            os.kill(pool._crew._workers[0]._process.pid, signal.SIGKILL)
         return step(actions)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -341,7 +341,7 @@ def test_a_dead_worker_is_named_and_replaced(pool: WorkerVectorEnv) -> None:
 
 def test_a_worker_killed_between_two_calls_is_named(pool: WorkerVectorEnv) -> None:
     start(pool, 0)
-    os.kill(pool._workers[0]._process.pid, signal.SIGKILL)
+    os.kill(pool._crew._workers[0]._process.pid, signal.SIGKILL)
     with pytest.raises(WorkerError, match=r"env worker 0 .* died with exit code -9"):
         pool.step(act({}))
 
@@ -349,12 +349,12 @@ def test_a_worker_killed_between_two_calls_is_named(pool: WorkerVectorEnv) -> No
 @pytest.mark.parametrize("code", [4.0, 5.0], ids=["sleeps", "stopped"])
 def test_a_hung_worker_is_named_in_time_and_replaced(pool: WorkerVectorEnv, code: float) -> None:
     start(pool, 0, 3)
-    pool._timeout_s = 0.5
+    pool._crew._timeout_s = 0.5
     began = time.monotonic()
     with pytest.raises(WorkerError, match=r"env worker 1 .* no answer for 0\.5 s .* timeout_s"):
         pool.step(act({3: code}))
     assert time.monotonic() - began < 3.0
-    pool._timeout_s = 20.0
+    pool._crew._timeout_s = 20.0
     start(pool, 3)
     assert pool.step(act({}))[1][3] != 0
 
@@ -385,9 +385,9 @@ def test_a_suite_that_cannot_travel_is_refused_at_once() -> None:
 
 
 def test_close_does_not_wait_for_a_stopped_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embodied_envs.vector._GRACE_S", 0.3)
+    monkeypatch.setattr("embodied_envs.crew._GRACE_S", 0.3)
     env = make_vec(PointSuite(), 2, workers=2)
-    process = env._workers[1]._process
+    process = env._crew._workers[1]._process
     os.kill(process.pid, signal.SIGSTOP)
     began = time.monotonic()
     env.close()

@@ -1,21 +1,12 @@
 """Many environments at once, each slot running the episode that it was assigned.
 
-One process steps a whole chunk of environments, because a message costs more than a step of a small
-simulator. What steps exchange lies in shared memory; the pipes carry a word per step. Who asks for
-an assignment gets the same episode, to the last bit, whatever the number of slots and processes.
+Who asks for an assignment gets the same episode, to the last bit, whatever the number of slots and
+processes (see `embodied_envs.crew`).
 """
 
 from __future__ import annotations
 
-import mmap
-import multiprocessing as mp
-import multiprocessing.connection
-import os
-import sys
-import tempfile
-import time
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +15,13 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from embodied.suites import Assignment, SlotError, Suite
+from embodied_envs.crew import Crew
 from embodied_envs.envpool_chunk import EnvPoolChunk, choose_backend
-from embodied_envs.worker import Board, Chunk, Layout, Message, Observations, Reply, Worker
+from embodied_envs.worker import Chunk, Layout, Message, Observations, Reply
 
 Info = dict[str, Any]
 Step = tuple[Observations, NDArray[Any], NDArray[Any], NDArray[Any], Info]
 Mask = NDArray[np.bool_]
-_GRACE_S = 5.0  # for workers to close their simulators
 
 
 class WorkerError(SlotError):
@@ -86,15 +77,11 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_fps": suite.rate_hz}
         self.render_mode = None if render_size is None else "rgb_array"
-        self._timeout_s = timeout_s
         self._assignments: list[Assignment | None] = [None] * num_envs
         self._active = np.zeros(num_envs, np.bool_)
         parts = [part.tolist() for part in np.array_split(np.arange(num_envs), max(workers, 1))]
         chunks = [make_chunk(suite, part, render_size) for part in parts]
-        self._chunk = chunks[0] if workers == 0 else None
-        self._workers = [Worker(i, parts[i], chunks[i]) for i in range(workers)]
-        self._memory = _shared_file() if workers else None
-        self._free = weakref.finalize(self, _free, self._workers, self._chunk, self._memory)
+        self._crew = Crew(chunks, parts, here=workers == 0, timeout_s=timeout_s)
         try:
             self._open(render_size)
         except BaseException:
@@ -102,9 +89,8 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             raise
 
     def _open(self, render_size: tuple[int, int] | None) -> None:
-        """Starts the workers, asks one for the spaces, and lays out the board by them."""
-        for worker in self._workers:
-            worker.start()
+        """Asks one chunk for the spaces, and lays out the board by them."""
+        self._crew.revive(range(len(self._crew.parts)))
         self._active[:] = True  # a failure concerns every slot
         reply = self._exchange({0: ("spaces", None)})
         self._active[:] = False
@@ -114,15 +100,8 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self.single_observation_space, self.single_action_space = reply.spaces
         self.observation_space = batch_space(single_observation, self.num_envs)
         self.action_space = batch_space(single_action, self.num_envs)
-        self._layout = Layout(single_observation, single_action, self.num_envs, render_size)
-        self._board = Board(self._layout)
-        if self._chunk is not None:
-            self._chunk.board = self._board
-        if self._memory is not None:
-            os.ftruncate(self._memory, self._board.num_bytes)
-            self._board = Board(self._layout, mmap.mmap(self._memory, self._board.num_bytes))
-            for worker in self._workers:
-                worker.attach(self._layout, self._memory)
+        layout = Layout(single_observation, single_action, self.num_envs, render_size)
+        self._board = self._crew.lay_out(layout)
 
     @property
     def active(self) -> Mask:
@@ -151,11 +130,11 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             self._assignments[slot] = assignment
             self._active[slot] = True
         messages: dict[int, Message] = {}
-        for index, slots in enumerate(self._parts()):
+        for index, slots in enumerate(self._crew.parts):
             part = {slot: chosen[slot] for slot in slots if slot in chosen}
             if part:
                 messages[index] = ("reset", part)
-        self._revive(messages)
+        self._crew.revive(messages)
         reply = self._exchange(messages)
         result: tuple[Observations, Info] = (self._observation(), {})
         self._raise(reply, result)
@@ -206,7 +185,7 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
 
     def close_extras(self) -> None:
         """Closes the environments and ends the processes; never waits for one that hangs."""
-        self._free()
+        self._crew.close()
 
     def _outcome(
         self, reasons: Mapping[int, str], metrics: Mapping[int, Mapping[str, float]]
@@ -225,57 +204,24 @@ class WorkerVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
     def _observation(self) -> Observations:
         return {name: rows.copy() for name, rows in self._board.observation.items()}
 
-    def _parts(self) -> list[Sequence[int]]:
-        return [worker.slots for worker in self._workers] or [range(self.num_envs)]
-
     def _to_active(self, name: str) -> dict[int, Message]:
         self._board.active[:] = self._active
-        parts = enumerate(self._parts())
+        parts = enumerate(self._crew.parts)
         return {i: (name, None) for i, part in parts if self._active[part].any()}
 
-    def _revive(self, indices: Iterable[int]) -> None:
-        for worker in [self._workers[i] for i in indices if self._workers]:
-            if worker.start():
-                assert self._memory is not None
-                worker.attach(self._layout, self._memory)
-
     def _exchange(self, messages: Mapping[int, Message]) -> Reply:
-        """Asks some chunks at the same time and gathers their answers."""
+        """The answers of some chunks; what idle slots lost with a dead process is left out."""
         if self.closed:
             raise ValueError("the vector environment is closed: make a new one with make_vec")
-        reply = Reply()
-        if self._chunk is not None:
-            for message in messages.values():
-                reply.add(self._chunk.handle(message))
-            return reply
-        pending = {}
-        for index, message in messages.items():
-            worker = self._workers[index]
-            worker.send(message)
-            pending[worker.connection] = worker
         running = self.active
         try:
-            self._gather(pending, reply)
-        finally:
-            for worker in pending.values():  # hung or, after an interrupt, out of step
-                self._active[worker.slots] = False
-                worker.kill()
-        # A dead process fails all its slots, but the idle ones lost nothing.
+            reply = self._crew.ask(messages)
+        except BaseException:  # an interrupt: who has answered and who has not is not known
+            for index in messages:
+                self._active[self._crew.parts[index]] = False
+            raise
         reply.failures = {slot: text for slot, text in reply.failures.items() if running[slot]}
         return reply
-
-    def _gather(self, pending: dict[Any, Worker], reply: Reply) -> None:
-        """Takes the answers of the pending workers as they come, until time is over."""
-        deadline = time.monotonic() + self._timeout_s
-        while pending:
-            ready = mp.connection.wait(list(pending), max(0.0, deadline - time.monotonic()))
-            for connection in ready:
-                reply.add(pending.pop(connection).receive())
-            if not ready:
-                for worker in pending.values():
-                    text = f"{worker} gave no answer for {self._timeout_s} s and was killed; "
-                    reply.add(worker.lost(text + "a slower simulator needs a longer timeout_s"))
-                return
 
     def _raise(self, reply: Reply, result: Any) -> None:
         """Makes failed slots idle and says so."""
@@ -350,25 +296,3 @@ def _as_mask(name: str, value: Any, num_envs: int) -> Mask:
             f"{name} must be bool of shape ({num_envs},), got {mask.dtype} of shape {mask.shape}"
         )
     return mask
-
-
-def _shared_file() -> int:
-    """A nameless file to share as memory: it vanishes with the last process that holds it."""
-    if sys.platform == "linux":
-        return os.memfd_create("embodied-envs")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-def _free(workers: Sequence[Worker], chunk: Chunk | None, memory: int | None) -> None:
-    """Frees what a vector environment holds; also runs when it is forgotten or Python exits."""
-    for worker in workers:
-        if worker.connection is not None:
-            worker.send(("close", None))
-    deadline = time.monotonic() + _GRACE_S
-    for worker in workers:
-        worker.join(deadline)
-    if chunk is not None:
-        chunk.close()
-    if memory is not None:
-        os.close(memory)
