@@ -30,12 +30,15 @@ def main(config: DictConfig) -> None:
 
 
 def label(config: dict[str, Any]) -> None:
-    """Asks until every pair is answered or skipped."""
+    """Asks until every pair is answered or skipped; a task's own episodes are recorded first."""
+    from embodied.build import instantiate
     from embodied.labelling import ask_for_labels
     from embodied_datasets.compared import folder
     from embodied_datasets.formats import open_episodes
 
-    path = Path(config["path"])
+    path, collect = Path(config["path"]), config["task"].get("collect")
+    if collect and path == Path(collect["root"]) and not path.exists():
+        instantiate(collect)(instantiate(config["task"]["suite"]))
     episodes = open_episodes(path)
     session = open_session(config, path, episodes)
     file = folder(path) / f"{config['name']}.safetensors"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from PIL import Image
 
 from embodied.data.held_out import linked
 from embodied.data.preferences import Preferences, Segments
-from embodied.labelling.server import LabelServer, montage
+from embodied.labelling.server import Film, LabelServer, montage
 from embodied.labelling.session import Session, draw_questions
 
 ROOT = Path(__file__).parents[1]
@@ -151,10 +152,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 class Served:
     """A server that runs."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, kept: Kept, draw: Film | None = None) -> None:
         self.kept = kept
         self.server = LabelServer(
-            session(kept), film, "127.0.0.1", 0, rate_hz=20.0, title="<b>open</b>", every=2
+            session(kept), draw or film, "127.0.0.1", 0, rate_hz=20.0, title="<b>open</b>", every=2
         )
         self.thread = threading.Thread(target=self.server.wait, daemon=True)
         self.thread.start()
@@ -215,6 +216,23 @@ def test_a_clip_shows_the_segment_in_order(served: Served) -> None:
         assert (status, sheet.shape) == (200, (16, 8 * 24))
         seen = [sheet[8, 24 * i + 12] for i in range(2)]
         np.testing.assert_allclose(seen, [40 * episode + 10 * (start + s) for s in (0, 2)], atol=4)
+
+
+def test_one_thread_draws_whoever_asks() -> None:
+    """A context of OpenGL belongs to the thread that drew first."""
+    threads = set()
+
+    def draw(*segment: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        threads.add(threading.get_ident())
+        return film(*segment)
+
+    running = Served(Kept(), draw)
+    paths = [f"/clip/{i}/{side}.jpg" for i in range(3) for side in ("left", "right")]
+    with ThreadPoolExecutor(len(paths)) as people:
+        answers = list(people.map(lambda path: running.call("GET", path), paths))
+    running.close()
+    assert [status for status, _ in answers] == [200] * len(paths)
+    assert len(threads) == 1
 
 
 def test_frames_go_on_in_the_next_row() -> None:

@@ -7,6 +7,7 @@ import io
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from importlib import resources
@@ -43,7 +44,7 @@ def ask_for_labels(
     """Serves the page until every question is answered or skipped.
 
     Args:
-        film: draws a segment; asked by one request at a time.
+        film: draws a segment; always asked by one and the same thread, as OpenGL wants.
         announce: is given the page's address, for the person to open.
         rate_hz: steps per second that clips are played at.
         title: what was to be done.
@@ -78,7 +79,7 @@ class LabelServer(ThreadingHTTPServer):
             raise ValueError(f"every must be >= 1 and rate_hz > 0, got {every} and {rate_hz}")
         self.session, self.host, self.title = session, host, title
         self.every, self.rate_hz = every, rate_hz
-        self._film, self._filming = film, threading.Lock()
+        self._film, self._studio = film, ThreadPoolExecutor(1, "film")
         self._clip = functools.lru_cache(_AHEAD)(self._draw)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.timeout = _POLL_S
@@ -89,6 +90,11 @@ class LabelServer(ThreadingHTTPServer):
     def url(self) -> str:
         name = socket.gethostname() if self.host in EVERYWHERE else self.host
         return f"http://{f'[{name}]' if ':' in name else name}:{self.server_address[1]}/"
+
+    def server_close(self) -> None:
+        """Clips that nobody will see are not drawn."""
+        super().server_close()
+        self._studio.shutdown(cancel_futures=True)
 
     def wait(self) -> None:
         """Answers requests until no question is left."""
@@ -127,8 +133,7 @@ class LabelServer(ThreadingHTTPServer):
 
     def clip(self, question: int, side: str) -> Answer:
         """All frames of a segment in one picture, row by row."""
-        with self._filming:
-            return Answer(self._clip(question, side), "image/jpeg")
+        return Answer(self._studio.submit(self._clip, question, side).result(), "image/jpeg")
 
     def _draw(self, question: int, side: str) -> bytes:
         segments: Segments = self.session.first if side == "left" else self.session.second
