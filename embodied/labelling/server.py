@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import queue
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from importlib import resources
@@ -44,7 +46,7 @@ def ask_for_labels(
     """Serves the page until every question is answered or skipped.
 
     Args:
-        film: draws a segment; always asked by one and the same thread, as OpenGL wants.
+        film: draws a segment; asked by this thread alone, as contexts of OpenGL are of one.
         announce: is given the page's address, for the person to open.
         rate_hz: steps per second that clips are played at.
         title: what was to be done.
@@ -79,10 +81,10 @@ class LabelServer(ThreadingHTTPServer):
             raise ValueError(f"every must be >= 1 and rate_hz > 0, got {every} and {rate_hz}")
         self.session, self.host, self.title = session, host, title
         self.every, self.rate_hz = every, rate_hz
-        self._film, self._studio = film, ThreadPoolExecutor(1, "film")
+        self._film = film
+        self._asked: queue.SimpleQueue[tuple[Future[bytes], int, str]] = queue.SimpleQueue()
         self._clip = functools.lru_cache(_AHEAD)(self._draw)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.timeout = _POLL_S
         self._done = threading.Event()
         super().__init__((host, port), PageHandler)
 
@@ -91,16 +93,23 @@ class LabelServer(ThreadingHTTPServer):
         name = socket.gethostname() if self.host in EVERYWHERE else self.host
         return f"http://{f'[{name}]' if ':' in name else name}:{self.server_address[1]}/"
 
-    def server_close(self) -> None:
-        """Clips that nobody will see are not drawn."""
-        super().server_close()
-        self._studio.shutdown(cancel_futures=True)
-
     def wait(self) -> None:
-        """Answers requests until no question is left."""
+        """Draws what the page asks for until no question is left."""
         self.finish()  # all may be answered already
-        while not self._done.is_set():
-            self.handle_request()
+        threading.Thread(target=self.serve_forever, args=(_POLL_S,), daemon=True).start()
+        try:
+            while not self._done.is_set():
+                self._draw_next()
+        finally:
+            self.shutdown()
+
+    def _draw_next(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            drawn, question, side = self._asked.get(timeout=_POLL_S)
+            try:
+                drawn.set_result(self._clip(question, side))
+            except Exception as error:  # the request says so
+                drawn.set_exception(error)
 
     def reads(self) -> Reads:
         """What can be asked for, by its path."""
@@ -133,7 +142,9 @@ class LabelServer(ThreadingHTTPServer):
 
     def clip(self, question: int, side: str) -> Answer:
         """All frames of a segment in one picture, row by row."""
-        return Answer(self._studio.submit(self._clip, question, side).result(), "image/jpeg")
+        drawn: Future[bytes] = Future()
+        self._asked.put((drawn, question, side))
+        return Answer(drawn.result(), "image/jpeg")
 
     def _draw(self, question: int, side: str) -> bytes:
         segments: Segments = self.session.first if side == "left" else self.session.second
