@@ -114,12 +114,12 @@ def acting(name: str, policy: ChunkPolicy, executed: int) -> Case:
 
 
 def settings(extra: Sequence[str]) -> Iterator[tuple[Setting, dict[str, Any]]]:
-    """The shipped setting, then the others, each with its configuration."""
+    """Each with its configuration; the shipped one last."""
+    for each in REFERENCES:
+        yield each, shipped_config([*each.overrides, *extra])
     shipped = shipped_config(extra)
     size, executed = shipped["train"]["batch_size"], shipped["eval"]["action_horizon"]
     yield Setting("shipped", (), size, executed), shipped
-    for each in REFERENCES:
-        yield each, shipped_config([*each.overrides, *extra])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -137,13 +137,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         policy = fitted_policy(config, windows, episodes.spec)
         count = sum(p.numel() for p in policy.parameters()) / 1e6
         horizons = {"obs_horizon": policy.obs_horizon, "pred_horizon": policy.pred_horizon}
-        source = Offline(windows, batch_size=setting.batch_size, **horizons)
-        ours = trained(f"{setting.name}, our loop", policy, config["algorithm"], source)
-        training.append(_in_samples(ours, setting.batch_size))
         if setting.overrides:
             items = item_batches(Items(windows, **horizons), setting.batch_size)
             name = f"{setting.name}, their loop"
             training.append(their_loop(name, policy, items, setting.batch_size))
+        source = Offline(windows, batch_size=setting.batch_size, **horizons)
+        ours = trained(f"{setting.name}, our loop", policy, config["algorithm"], source)
+        training.append(_in_samples(ours, setting.batch_size))
         policies.append((f"{setting.name}, {count:.1f} M", policy, setting.executed))
     rates = measure(training, rounds=options.rounds, seconds=options.seconds)
     report.add("Training", rate_rows(rates, "samples"), rates)
