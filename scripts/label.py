@@ -37,7 +37,7 @@ def label(config: dict[str, Any]) -> None:
     from embodied_datasets.formats import open_episodes
 
     path, collect = Path(config["path"]), config["task"].get("collect")
-    if collect and path == Path(collect["root"]) and not path.exists():
+    if collect and path == Path(collect["root"]):  # or what is missing of it
         instantiate(collect)(instantiate(config["task"]["suite"]))
     episodes = open_episodes(path)
     session = open_session(config, path, episodes)
