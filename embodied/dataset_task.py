@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from embodied.build import ConfigError, instantiate
+from embodied.build import instantiate
 from embodied.curve_point import CurvePoint
 from embodied.data.actions import ActionSpace
 from embodied.data.adapted import PREVIOUS_ACTION, Adapted
@@ -26,6 +26,7 @@ from embodied.policies.base import Policy
 from embodied.preflight import check_action_horizon, check_counts
 from embodied.stopwatch import Stopwatch
 from embodied.structs import Episodes, Spec, place
+from embodied.targets import ConfigError
 from embodied.tasks import Config, TrainingData, make_goals
 from embodied.window_data import WindowData
 

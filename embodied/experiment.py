@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from embodied import checkpoint
-from embodied.build import ConfigError, instantiate, read_stored, resolve
+from embodied.build import instantiate, read_stored, resolve
 from embodied.dataset_task import DatasetTask
 from embodied.devices import set_threads
 from embodied.distributed import World, join
@@ -34,6 +34,7 @@ from embodied.rewarded_task import RewardedTask
 from embodied.seeds import train_seeds
 from embodied.stopwatch import Stopwatch
 from embodied.suite_task import SuiteTask
+from embodied.targets import ConfigError
 from embodied.tasks import Task, TrainingData
 from embodied.trainer import Trainer
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from embodied.build import ConfigError
 from embodied.data.demonstrations import demonstrations
 from embodied.distributed import World
 from embodied.groups import Demonstrate, Groups
@@ -20,6 +19,7 @@ from embodied.simulators import choose_backend, make_envs
 from embodied.structs import Batch
 from embodied.suite_task import SuiteTask
 from embodied.suites import Assignment, Suite, rewordings
+from embodied.targets import ConfigError
 from embodied.tasks import TrainingData
 from embodied.window_data import WindowData
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from embodied.build import ConfigError, instantiate
+from embodied.build import instantiate
 from embodied.distributed import World
 from embodied.hindsight import Hindsight, Paths
 from embodied.policies.base import Policy
@@ -12,6 +12,7 @@ from embodied.preflight import check_config
 from embodied.protocols import Protocol
 from embodied.rewarded_task import RewardedData, RewardedTask
 from embodied.structs import Episode
+from embodied.targets import ConfigError
 from embodied.tasks import TrainingData, make_goals
 
 

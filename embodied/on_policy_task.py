@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from embodied.build import ConfigError
 from embodied.data.transitions import Layout, Reward
 from embodied.distributed import World
 from embodied.interaction import Interaction
@@ -13,6 +12,7 @@ from embodied.preflight import check_config
 from embodied.rewarded_task import RewardedData, RewardedTask, spec_of
 from embodied.segments import Segments, Watch
 from embodied.simulators import choose_backend
+from embodied.targets import ConfigError
 from embodied.tasks import TrainingData
 
 

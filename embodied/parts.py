@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from embodied import robustness
-from embodied.build import ConfigError, instantiate
+from embodied.build import instantiate
 from embodied.evaluation import Trial
 from embodied.people.live import SUFFIX
 from embodied.people.simulated import Simulated
 from embodied.protocols import SPOKEN, Protocol
 from embodied.suites import Suite, has_experts
+from embodied.targets import ConfigError
 
 Config = Mapping[str, Any]
 MAIN = "evaluate"

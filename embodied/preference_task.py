@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from embodied.build import ConfigError, instantiate
+from embodied.build import instantiate
 from embodied.curve_point import CurvePoint
 from embodied.distributed import World
 from embodied.loggers import read_jsonl
@@ -19,6 +19,7 @@ from embodied.rewarded_task import RewardedTask
 from embodied.statistics import Estimate, wilson
 from embodied.stopwatch import Stopwatch
 from embodied.suites import Suite
+from embodied.targets import ConfigError
 from embodied.tasks import Config, TrainingData
 
 _COUNTS = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 
-from embodied.build import ConfigError, instantiate
+from embodied.build import instantiate
 from embodied.delayed import check_delay
 from embodied.execution import execution_of
 from embodied.parts import MAIN, asked
@@ -17,6 +17,7 @@ from embodied.prompting import check_prompts
 from embodied.robustness import check_arms
 from embodied.structs import Spec
 from embodied.suites import Suite, image_profile
+from embodied.targets import ConfigError
 
 logger = logging.getLogger(__name__)
 Config = Mapping[str, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embodied.build import ConfigError, instantiate
+from embodied.build import instantiate
 from embodied.data.transitions import Reward
 from embodied.distributed import World
 from embodied.experience import Experience
@@ -12,6 +12,7 @@ from embodied.preference_task import check_one_task
 from embodied.queried_source import Queried, Questions, Schedule
 from embodied.rewarded_task import RewardedData, RewardedTask, spec_of
 from embodied.sources import Source
+from embodied.targets import ConfigError
 from embodied.tasks import TrainingData
 
 

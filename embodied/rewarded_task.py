@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embodied.build import ConfigError
 from embodied.conservative import Conservative
 from embodied.data.transitions import Layout, Reward, recorded
 from embodied.distributed import World
@@ -30,6 +29,7 @@ from embodied.sources import Source
 from embodied.structs import Condition, Episode, Observation, Spec
 from embodied.suite_task import SuiteTask
 from embodied.suites import Assignment, Suite
+from embodied.targets import ConfigError
 from embodied.tasks import Config, TrainingData
 
 REPLAY_FILE = "replay.f32"

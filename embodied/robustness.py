@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from embodied.build import ConfigError, instantiate
+from embodied.build import instantiate
 from embodied.protocols import Protocol
 from embodied.suites import Assignment, Perturbation, Suite
+from embodied.targets import ConfigError
 
 
 @dataclass(frozen=True)

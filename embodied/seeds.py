@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from embodied.algorithms.actor_critic import ValueLearner
 from embodied.algorithms.cohort import Cohort
-from embodied.build import ConfigError
 from embodied.experience import Experience
+from embodied.targets import ConfigError
 from embodied.trainer import Trainer, run_together
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from embodied.assessment import assess
-from embodied.build import ConfigError, instantiate
+from embodied.build import instantiate
 from embodied.curve_point import CurvePoint
 from embodied.data.added import OWN, Amount, add
 from embodied.data.asked import told_by
@@ -24,6 +24,7 @@ from embodied.simulators import choose_backend
 from embodied.stopwatch import Stopwatch
 from embodied.structs import Episodes
 from embodied.suites import NoExpertError, Suite, check_experts, rewordings
+from embodied.targets import ConfigError
 from embodied.tasks import Config, TrainingData, make_goals
 from embodied.window_data import WindowData
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import embodied
-from embodied.build import ConfigError
 from embodied.data.added import Amount, add
 from embodied.data.windows import Windows
 from embodied.loggers import read_jsonl
+from embodied.targets import ConfigError
 
 Compose = Callable[..., dict[str, Any]]
 

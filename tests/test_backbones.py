@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from embodied import checkpoint
-from embodied.build import ConfigError
 from embodied.encoders.fuse import TokenEncoder
 from embodied.encoders.image import ImageEncoder
 from embodied.encoders.language import LanguageEncoder
@@ -36,6 +35,7 @@ from embodied.noise import BatchNoise, seeded
 from embodied.policies.base import Policy
 from embodied.policies.chunk import ChunkPolicy
 from embodied.structs import Batch, Condition, Observation, Spec
+from embodied.targets import ConfigError
 from embodied.testing import check_policy
 
 CPU = torch.device("cpu")

@@ -17,9 +17,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from embodied import build, suites
-from embodied.build import ConfigError, instantiate, locate, read_stored, resolve
+from embodied.build import instantiate, read_stored, resolve
 from embodied.structs import Spec
 from embodied.suites import Assignment, Texts
+from embodied.targets import ConfigError, locate
 
 PACKAGE = {
     "__init__.py": "from my_pkg._parts import Part as Shown\n",
@@ -109,7 +110,7 @@ HARMFUL: dict[str, dict[str, Any]] = {
     "embodied.checkpoint.os.system": {"_args_": ["touch {m}"]},
     "embodied.checkpoint.shutil.copy": {"src": "payload.pt", "dst": "{m}"},
     "embodied.checkpoint.Path.write_text": {"_args_": [Path("marker"), "x"]},
-    "embodied.build.importlib.import_module": {"name": "payload_module"},
+    "embodied.targets.importlib.import_module": {"name": "payload_module"},
     "embodied.build.hydra.utils.call": {
         "config": {"_target_": "shutil.copy", "src": "payload.pt", "dst": "{m}"}
     },
@@ -135,7 +136,7 @@ GIVERS: dict[str, dict[str, Any]] = {
     "embodied.build.hydra.utils.get_method": {"path": "os.system"},
     "embodied.build.functools.partial": {"_args_": ["os.system"]},
     "embodied.build.instantiate": {"node": {}, "extra_targets": ["os.*"]},
-    "embodied.build.locate": {"target": "os.system", "allowed": ["os.*"]},
+    "embodied.targets.locate": {"target": "os.system", "allowed": ["os.*"]},
     "embodied.checkpoint.save": {"directory": ".", "step": 1},
     "embodied.locks.RunLock": {"directory": "."},
     "embodied.train": {"config": {}},

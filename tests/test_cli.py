@@ -18,10 +18,10 @@ import torch
 
 import embodied
 from embodied import checkpoint
-from embodied.build import ConfigError
 from embodied.cli import clear_errors
 from embodied.preflight import check_spaces
 from embodied.structs import Spec
+from embodied.targets import ConfigError
 
 Compose = Callable[..., dict[str, Any]]
 Call = Callable[..., str]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from embodied.build import ConfigError, check
+from embodied.targets import ConfigError, check
 
 ROOT = Path(__file__).parents[1] / "conf"
 FILES = sorted(ROOT.rglob("*.yaml"))

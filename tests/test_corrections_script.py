@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embodied import stages
-from embodied.build import check
+from embodied.targets import check
 from scripts import corrections as script
 from tests.conftest import compose_config
 

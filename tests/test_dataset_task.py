@@ -14,13 +14,13 @@ import pytest
 
 import embodied
 from embodied import experiment
-from embodied.build import ConfigError
 from embodied.checkpoint import ConfigMismatch
 from embodied.data.actions import ActionSpaceError
 from embodied.encoders.language import SentenceEncoder
 from embodied.loading import load_policy
 from embodied.loggers import read_jsonl
 from embodied.structs import Episode, Spec
+from embodied.targets import ConfigError
 from embodied_datasets.lerobot_writer import LeRobotWriter
 from tests.conftest import compose_config, encode_by_string
 from tests.test_report import Page

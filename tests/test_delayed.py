@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from embodied.build import ConfigError
 from embodied.delayed import Delayed, acting
 from embodied.execution import RealTime, Receding
 from embodied.heads.inpainting import Settled
@@ -20,6 +19,7 @@ from embodied.preflight import check_execution
 from embodied.rollout import Controller
 from embodied.structs import Condition, Observation, Spec
 from embodied.suites import Assignment
+from embodied.targets import ConfigError
 from tests.acting import Acting
 
 H = 6

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from embodied.build import ConfigError
 from embodied.deploy import chunks, limiter, safety, watchdog
 from embodied.deploy.chunks import ChunkQueue
 from embodied.deploy.clock import VirtualClock
@@ -28,6 +27,7 @@ from embodied.deploy.safety import SafetySupervisor
 from embodied.deploy.senses import Senses
 from embodied.deploy.sim_hardware import SimHardware
 from embodied.deploy.watchdog import Event, State
+from embodied.targets import ConfigError
 from tests.robots import arm, limits
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embodied.build import ConfigError
 from embodied.conditions import GoalState, LanguageMotion
 from embodied.deploy.casting import check_fit, spec_of
 from embodied.deploy.clock import SECOND, VirtualClock
@@ -21,6 +20,7 @@ from embodied.deploy.limits import Limits
 from embodied.deploy.typist import Typist
 from embodied.people.corrections import Correction, Release, View
 from embodied.structs import Spec
+from embodied.targets import ConfigError
 
 POSE = Limits(
     ("x.pos", "grip.vel"),

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from embodied.build import ConfigError
 from embodied.conditions import Language
 from embodied.encoders.fuse import TokenEncoder
 from embodied.encoders.observation import StateEncoder
@@ -25,6 +24,7 @@ from embodied.preflight import check_execution
 from embodied.rollout import Controller
 from embodied.structs import Condition, Observation, Spec
 from embodied.suites import Assignment
+from embodied.targets import ConfigError
 from tests.acting import Acting
 
 H = 4

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 import embodied
-from embodied.build import ConfigError
 from embodied.parts import asked, perturbed
 from embodied.people.simulated import Simulated
 from embodied.protocols import Protocol
 from embodied.results import read_results
+from embodied.targets import ConfigError
 from embodied_envs.motions import Motions
 from embodied_envs.point import PointSuite
 from tests.conftest import MOTIONS, compose_config

@@ -10,7 +10,6 @@ import torch
 from embodied.algorithms.actor_critic import Transition
 from embodied.algorithms.gciql import GCIQL
 from embodied.algorithms.hiql import HIQL
-from embodied.build import ConfigError
 from embodied.data.goals import Goals
 from embodied.distributed import World
 from embodied.experiment import make_task, train
@@ -19,6 +18,7 @@ from embodied.noise import BatchNoise
 from embodied.policies.actor import ActorPolicy
 from embodied.policies.subgoals import SubgoalPolicy, scaled
 from embodied.structs import Batch, Condition, Episode, Observation, Spec
+from embodied.targets import ConfigError
 from embodied.testing.algorithms import check_algorithm
 from embodied.testing.policies import check_policy
 from tests.conftest import REWARDED, compose_config

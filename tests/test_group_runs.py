@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from embodied.attempts import Drawn
-from embodied.build import ConfigError
 from embodied.distributed import World
 from embodied.experiment import make_task, make_trainer, train
 from embodied.groups import Groups, as_batch, check_alike
@@ -18,6 +17,7 @@ from embodied.loggers import read_jsonl
 from embodied.results import Outcome
 from embodied.structs import Batch, Condition, Observation
 from embodied.suites import Assignment
+from embodied.targets import ConfigError
 from scripts.drill import differences
 from tests.conftest import NARROW, compose_config
 from tests.test_rewarded_runs import Killed, kill_after

@@ -16,9 +16,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from embodied.build import ConfigError, instantiate
+from embodied.build import instantiate
 from embodied.heads.base import ActionHead, DensityHead
 from embodied.noise import BatchNoise, Noise
+from embodied.targets import ConfigError
 from embodied.testing import check_head
 
 FILES = {path.stem: path for path in (Path(__file__).parents[1] / "conf/head").glob("*.yaml")}

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from embodied import latency
 from embodied.assessment import evaluate
-from embodied.build import ConfigError
 from embodied.checkpoint_files import CheckpointError
 from embodied.experiment import train
 from embodied.latency import made_up, samplings, with_sampling, within
 from embodied.noise import RowNoise
 from embodied.policies.base import Policy
 from embodied.policies.chunk import ChunkPolicy
+from embodied.targets import ConfigError
 from tests.conftest import Compose, compose_config
 
 HEAD = {

@@ -15,12 +15,13 @@ from embodied.algorithms.gradients import frozen
 from embodied.algorithms.iql import IQL, expectile_loss
 from embodied.algorithms.sac import SAC
 from embodied.algorithms.td3_bc import TD3BC
-from embodied.build import ConfigError, instantiate, resolve
+from embodied.build import instantiate, resolve
 from embodied.data.transitions import Layout
 from embodied.distributed import World
 from embodied.noise import BatchNoise
 from embodied.policies.actor import ActorPolicy
 from embodied.structs import Condition, Observation, Spec
+from embodied.targets import ConfigError
 from embodied.testing.algorithms import check_algorithm
 
 ROOT = Path(__file__).parents[1]

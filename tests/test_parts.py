@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from embodied.build import ConfigError
 from embodied.parts import MAIN, asked
 from embodied.preflight import check_policy
+from embodied.targets import ConfigError
 from embodied_envs.continuous import Continuous
 from embodied_envs.point import PointSuite
 

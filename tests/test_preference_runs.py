@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from embodied import checkpoint
-from embodied.build import ConfigError, instantiate
+from embodied.build import instantiate
 from embodied.data.preferences import Preferences, Segments
 from embodied.experiment import train
 from embodied.loading import load_policy
@@ -22,6 +22,7 @@ from embodied.oracle import load_oracle
 from embodied.policies.actor import ActorPolicy
 from embodied.preference_task import agreement
 from embodied.structs import Observation
+from embodied.targets import ConfigError
 from embodied.trainer import Trainer
 from embodied_datasets.compared import save_preferences
 from scripts.drill import differences

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from embodied.build import ConfigError
 from embodied.experiment import train
 from embodied.loggers import read_jsonl
+from embodied.targets import ConfigError
 from embodied.trainer import Trainer
 from scripts.drill import differences
 from tests.conftest import SERIAL, compose_config

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from embodied.algorithms.actor_critic import ValueLearner
-from embodied.build import ConfigError
 from embodied.checkpoint import latest
 from embodied.experiment import train
 from embodied.loggers import read_jsonl
+from embodied.targets import ConfigError
 from embodied.trainer import Trainer
 from scripts.drill import differences
 

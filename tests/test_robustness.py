@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 import embodied
-from embodied.build import ConfigError
 from embodied.preflight import check_config
 from embodied.report import write_report
 from embodied.results import Evaluation, Outcome, from_json, read_results, to_json
 from embodied.robustness import arms
 from embodied.statistics import Estimate, paired_bootstrap
 from embodied.suites import Assignment
+from embodied.targets import ConfigError
 from embodied_envs.perturbations import ActionDelay
 from embodied_envs.point import PointSuite
 from tests.conftest import compose_config

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from embodied import stages
-from embodied.build import ConfigError
 from embodied.deploy import casting, running
 from embodied.deploy.brain import Brain
 from embodied.deploy.casting import Player, demonstrator, server_player, speech_of, world_of
@@ -19,6 +18,7 @@ from embodied.deploy.replaying import replay
 from embodied.deploy.running import record, run_robot, summary
 from embodied.people.interventions import read_interventions
 from embodied.people.narration import held
+from embodied.targets import ConfigError
 from embodied_datasets.lerobot import LeRobotDataset
 from scripts import robot_lesson
 from tests.conftest import compose_config

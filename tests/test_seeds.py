@@ -5,12 +5,13 @@ import torch
 
 from embodied.algorithms.cohort import Cohort
 from embodied.algorithms.mdpo import OffPolicyMDPO
-from embodied.build import ConfigError, instantiate
+from embodied.build import instantiate
 from embodied.checkpoint import latest
 from embodied.experiment import train
 from embodied.loading import load_policy
 from embodied.loggers import read_jsonl
 from embodied.structs import Condition, Observation
+from embodied.targets import ConfigError
 from embodied.trainer import Trainer
 from tests.test_goal_learning import make_gciql, make_hiql, make_source
 from tests.test_learners import SPEC, WORLD, compose, random_batch

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from embodied.build import ConfigError
 from embodied.data.transitions import Layout, Reward
 from embodied.experiment import train
 from embodied.interaction import Interaction
@@ -17,6 +16,7 @@ from embodied.rewarded_task import assign
 from embodied.rollout import Controller
 from embodied.segments import Segments
 from embodied.structs import Condition, Observation, Spec
+from embodied.targets import ConfigError
 from embodied.trainer import Trainer
 from embodied_envs.reach import STEP, Reach
 from embodied_envs.vector import make_vec

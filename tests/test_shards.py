@@ -375,8 +375,8 @@ def test_an_evaluation_of_two_ray_workers_is_that_of_one_process(
     ],
 )
 def test_what_cannot_be_run_is_told_before_anything_runs(override: str, message: str) -> None:
-    from embodied.build import ConfigError
     from embodied.preflight import check_config
+    from embodied.targets import ConfigError
     from tests.conftest import compose_config
 
     config = compose_config("task=point", "run_dir=unused", override)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 import embodied
-from embodied.build import ConfigError
 from embodied.dataset_task import DatasetTask
 from embodied.experiment import make_task
 from embodied.loggers import read_jsonl
 from embodied.results import read_results
 from embodied.suite_task import SuiteTask
+from embodied.targets import ConfigError
 from tests.conftest import compose_config
 
 Compose = Callable[..., dict[str, Any]]

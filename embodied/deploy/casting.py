@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from embodied.actors import PREVIOUS_ACTION
-from embodied.build import ConfigError, instantiate
+from embodied.build import instantiate
 from embodied.deploy.brain import Brain
 from embodied.deploy.clock import Clock
 from embodied.deploy.control import Plant, Ready
@@ -29,6 +29,7 @@ from embodied.people.terminal import Phrasebook
 from embodied.policies.base import Policy
 from embodied.structs import Spec
 from embodied.suites import Assignment, Suite
+from embodied.targets import ConfigError
 
 Config = Mapping[str, Any]
 _WRITER = "embodied_datasets.lerobot_writer.LeRobotWriter"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from embodied.build import ConfigError, instantiate, resolve
+from embodied.build import instantiate, resolve
 from embodied.deploy.casting import Player
 from embodied.deploy.control import Ready
 from embodied.deploy.limits import Array
@@ -22,6 +22,7 @@ from embodied.deploy.running import Config, sessions
 from embodied.deploy.session import Went
 from embodied.people.terminal import Phrasebook
 from embodied.structs import Episode
+from embodied.targets import ConfigError
 
 
 @dataclass(frozen=True)

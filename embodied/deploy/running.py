@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
-from embodied.build import ConfigError, instantiate, resolve
+from embodied.build import instantiate, resolve
 from embodied.deploy.casting import (
     Player,
     cast_of,
@@ -28,6 +28,7 @@ from embodied.deploy.recorder import End, Kept, keep, opened
 from embodied.deploy.session import Ear, Went, run_session, run_virtually
 from embodied.deploy.watchdog import Guards
 from embodied.people.terminal import Phrasebook
+from embodied.targets import ConfigError
 
 Config = Mapping[str, Any]
 Choose = Callable[[Config, Ready], Player]

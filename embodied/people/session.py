@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embodied.assessment import suite_of
-from embodied.build import ConfigError, instantiate, resolve
+from embodied.build import instantiate, resolve
 from embodied.evaluation import Trial
 from embodied.loading import load_policy
 from embodied.people.corrections import People, View
@@ -30,6 +30,7 @@ from embodied.rollout import Controller
 from embodied.simulators import open_envs
 from embodied.structs import Episode, Spec
 from embodied.suites import Assignment, Suite
+from embodied.targets import ConfigError
 from embodied.video import encode_mp4
 
 logger = logging.getLogger(__name__)

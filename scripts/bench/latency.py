@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embodied.build import locate
 from embodied.data.windows import Windows
 from embodied.latency import counted
+from embodied.targets import locate
 from scripts.bench._common import Rates, Report, arguments, figure, ratio_text, spread
 from scripts.bench._setup import CONF, RandomEpisodes, fitted_policy, shipped_config
 from scripts.bench._success import draw, point_of

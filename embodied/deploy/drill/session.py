@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from embodied.build import ConfigError, instantiate, resolve
+from embodied.build import instantiate, resolve
 from embodied.deploy.clock import Clock
 from embodied.deploy.drill.card import Result, Row, card, run_row
 from embodied.deploy.drill.rows import ROWS
 from embodied.deploy.drill.tap import Maker
 from embodied.deploy.faults import Faults
 from embodied.deploy.sim_hardware import SimHardware, World
+from embodied.targets import ConfigError
 
 
 class _Kept:
