@@ -14,13 +14,14 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from embodied.algorithms.spo import SPO, Fork
+from embodied.algorithms.spo import SPO
 from embodied.build import instantiate
 from embodied.experiment import train
 from embodied.feedback import Pairs
 from embodied.heads.base import Denoiser
 from embodied.heads.ddpm import PREDICTIONS, DDPMHead
 from embodied.heads.edm import EDMHead
+from embodied.heads.forks import Fork, forks
 from embodied.heads.gaussian import GaussianHead
 from embodied.heads.samplers import ancestral_step
 from embodied.noise import BatchNoise
@@ -101,9 +102,19 @@ def shifted(x: Tensor, sigma: Tensor) -> Tensor:
     return gaussian(x, sigma) + 0.1
 
 
-def forks(spo: SPO, rows: int, own: Denoiser = gaussian, skipped: int = 0) -> list[Fork]:
+def forked(spo: SPO, rows: int, own: Denoiser = gaussian, skipped: int = 0) -> list[Fork]:
     start = noise(1).normal(rows, 1, 1, device=WORLD.device)
-    return list(spo.forks(own, shifted, start, noise(2), skipped=skipped))
+    return list(
+        forks(
+            own,
+            shifted,
+            spo.sigmas,
+            start,
+            noise(2),
+            num_candidates=spo.num_candidates,
+            skipped=skipped,
+        )
+    )
 
 
 class Higher(torch.nn.Module):
@@ -126,7 +137,7 @@ def compared_modes() -> Batch:
 
 
 def test_what_is_compared_are_the_densities_of_what_was_drawn() -> None:
-    for fork in forks(learner(), rows=5):
+    for fork in forked(learner(), rows=5):
         number = torch.tensor([0, 3, 2, 1, 0])
         found = fork.answers(number)
         x = torch.stack([fork.candidates[row, i] for row, i in enumerate(number.tolist())])
@@ -157,7 +168,7 @@ def test_the_first_steps_and_the_last_one_are_not_compared(
 
 def test_no_step_has_the_gradient_of_another() -> None:
     shift = torch.zeros((), requires_grad=True)
-    found = forks(learner(), rows=2, own=lambda x, sigma: gaussian(x, sigma) + shift, skipped=4)
+    found = forked(learner(), rows=2, own=lambda x, sigma: gaussian(x, sigma) + shift, skipped=4)
     for fork in found:
         assert not fork.x.requires_grad
         (gradient,) = torch.autograd.grad(fork.mean.sum() / 2, shift)
@@ -170,7 +181,7 @@ def test_the_divergence_is_a_sum_over_all_steps(monkeypatch: pytest.MonkeyPatch)
     spo = learner()
     data = batch(None, torch.zeros(2))
     assert float(spo.path_divergence(data, noise())) == 0
-    found = forks(spo, rows=2)
+    found = forked(spo, rows=2)
     monkeypatch.setattr(spo, "chains", lambda batch, noise, *, skipped: found[skipped:])
     ratio = spo.sigmas[1:-1] / spo.sigmas[:-2]
     std = spo.sigmas[1:-1] * (1 - ratio**2).sqrt()
@@ -184,7 +195,7 @@ def test_going_on_from_a_random_candidate_samples_as_ever(num_candidates: int) -
     the best of four would raise the mean by more than STD."""
     spo = learner(num_candidates=num_candidates, num_steps=20)
     mean, variance = 0.0, float(spo.sigmas[0]) ** 2
-    for fork in forks(spo, rows=20_000):
+    for fork in forked(spo, rows=20_000):
         x = fork.x
         assert float(x.mean()) == pytest.approx(mean, abs=4 * (variance / 20_000) ** 0.5)
         assert float(x.std()) == pytest.approx(variance**0.5, rel=0.02)

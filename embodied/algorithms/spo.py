@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,11 +13,9 @@ from embodied.algorithms.reward_fit import Compared, judge
 from embodied.algorithms.segment_answers import chunks, named
 from embodied.feedback import Pairs
 from embodied.heads.base import Denoiser, ScoreHead, over_actions
-from embodied.heads.samplers import ancestral_step
-from embodied.networks.gaussians import normal_log_prob
+from embodied.heads.forks import Fork, forks
 from embodied.networks.rewards import RewardEnsemble
 from embodied.noise import Noise
-from embodied.objectives.answers import Answers
 from embodied.objectives.bradley_terry import reward_loss
 from embodied.policies.base import Policy
 from embodied.policies.chunk import ChunkPolicy
@@ -27,35 +23,6 @@ from embodied.structs import Batch, Condition, Metrics, Observation
 
 _STREAM = 0x590
 """Keeps the rewards' beginning apart from the noise, which has the same seed."""
-
-
-@dataclass(frozen=True)
-class Fork:
-    """Where one step of the sampler may lead.
-
-    Attributes:
-        x: (B, H, A) under noise of `sigma`, 0-d, which the step takes to `next_sigma`.
-        mean, std: of the Gaussian p(x_t-1 | x_t), (B, H, A) and 0-d; the mean has gradients.
-        other_mean: (B, H, A) of the reference, whose deviation is the same.
-        candidates: (B, K, H, A) drawn from it.
-    """
-
-    x: Tensor
-    sigma: Tensor
-    next_sigma: Tensor
-    mean: Tensor
-    other_mean: Tensor
-    std: Tensor
-    candidates: Tensor
-
-    def answers(self, number: Tensor) -> Answers:
-        """The candidates with these numbers (B,), by step of a chunk, (B, H)."""
-        x, log_std = _taken(self.candidates, number), self.std.log()
-        own, other = (
-            normal_log_prob((x - mean) / self.std, log_std).sum(-1)
-            for mean in (self.mean, self.other_mean)
-        )
-        return Answers(own, reference=other)
 
 
 class SPO(Preference):
@@ -227,26 +194,15 @@ class SPO(Preference):
             _clean(each, observation, condition) for each in (self.policy, self.reference)
         )
         start = noise.normal(rows, *batch.action.shape[1:], device=batch.action.device)
-        return self.forks(own, reference, start, noise, skipped=skipped)
-
-    def forks(
-        self, own: Denoiser, reference: Denoiser, start: Tensor, noise: Noise, *, skipped: int = 0
-    ) -> Iterator[Fork]:
-        """The steps from standard normal `start` (B, H, A) that add noise, without the first ones
-        that are skipped. Each begins at a random candidate of the one before."""
-        x = self.sigmas[0] * start
-        for number, (sigma, next_sigma) in enumerate(pairwise(self.sigmas[:-1])):
-            shown = number >= skipped
-            with torch.set_grad_enabled(shown and torch.is_grad_enabled()):
-                mean, std = ancestral_step(own, x, sigma, next_sigma)
-            shape = (len(x), self.num_candidates, *x.shape[1:])
-            candidates = mean.detach()[:, None] + std * noise.normal(*shape, device=x.device)
-            if shown:
-                other, _ = ancestral_step(reference, x, sigma, next_sigma)
-                yield Fork(x, sigma, next_sigma, mean, other, std, candidates)
-            u = noise.uniform(len(x), device=x.device)
-            last = self.num_candidates - 1
-            x = _taken(candidates, (u * self.num_candidates).long().clamp(max=last))
+        return forks(
+            own,
+            reference,
+            self.sigmas,
+            start,
+            noise,
+            num_candidates=self.num_candidates,
+            skipped=skipped,
+        )
 
     @torch.no_grad()
     def score_candidates(self, observation: Observation, fork: Fork) -> Tensor:
@@ -295,8 +251,3 @@ def _score_head(policy: Policy) -> ScoreHead:
 
 def _clean(policy: ChunkPolicy, observation: Observation, condition: Condition) -> Denoiser:
     return _score_head(policy).clean(policy.denoiser(observation, condition))
-
-
-def _taken(candidates: Tensor, number: Tensor) -> Tensor:
-    """(B, H, A), of each row's candidates (B, K, H, A) the one with that number, (B,)."""
-    return candidates[torch.arange(len(number), device=number.device), number]
