@@ -34,7 +34,7 @@ from embodied.rewarded_task import RewardedTask
 from embodied.seeds import train_seeds
 from embodied.stopwatch import Stopwatch
 from embodied.suite_task import SuiteTask
-from embodied.targets import ConfigError
+from embodied.targets import ConfigError, check
 from embodied.tasks import Task, TrainingData
 from embodied.trainer import Trainer
 
@@ -104,6 +104,7 @@ def train(config: Any) -> Path | None:
         the first.
     """
     plain = resolve(config)
+    check(plain, extra_targets=plain.get("allow_targets", ()))  # before anything takes its time
     world = join(plain["device"])
     set_threads(plain["threads"])
     configs = seeds_of(plain) if plain.get("num_seeds", 1) > 1 else [plain]

@@ -5,18 +5,16 @@ Prints a list of checks, and exits with status 1 if one of them failed. Moves no
 
 import sys
 
-import hydra
 from omegaconf import DictConfig
 
+from embodied.commands import command
 
-@hydra.main(config_path="../conf", config_name="check_robot", version_base="1.3")
+
+@command("check_robot")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait
+    from embodied.deploy.startup import check
 
-    with clear_errors():
-        from embodied.deploy.startup import check
-
-        sys.exit(check(config))
+    sys.exit(check(config))
 
 
 if __name__ == "__main__":

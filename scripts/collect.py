@@ -8,25 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import hydra
 from omegaconf import DictConfig
+
+from embodied.commands import command
 
 if TYPE_CHECKING:
     from embodied_datasets.scripted import Collection
 
 
-@hydra.main(config_path="../conf", config_name="config", version_base="1.3")
+@command("config")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait for torch
+    from embodied.build import instantiate
+    from embodied.suites import check_experts
 
-    with clear_errors():
-        from embodied.build import instantiate
-        from embodied.suites import check_experts
-
-        suite = instantiate(config.task.suite)
-        if not config.task.collect:
-            check_experts(suite)  # says who else could act
-        show(instantiate(config.task.collect)(suite))
+    suite = instantiate(config.task.suite)
+    if not config.task.collect:
+        check_experts(suite)  # says who else could act
+    show(instantiate(config.task.collect)(suite))
 
 
 def show(collection: Collection) -> None:

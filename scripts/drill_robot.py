@@ -5,18 +5,16 @@ Prints a card with a line for each fault, and exits with status 1 if the robot d
 
 import sys
 
-import hydra
 from omegaconf import DictConfig
 
+from embodied.commands import command
 
-@hydra.main(config_path="../conf", config_name="drill_robot", version_base="1.3")
+
+@command("drill_robot")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait
+    from embodied.deploy.drill.session import drill
 
-    with clear_errors():
-        from embodied.deploy.drill.session import drill
-
-        sys.exit(drill(config))
+    sys.exit(drill(config))
 
 
 if __name__ == "__main__":

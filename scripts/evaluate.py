@@ -1,17 +1,15 @@
 """Evaluates a checkpoint: `python scripts/evaluate.py checkpoint=RUN protocol=mt-v3`."""
 
-import hydra
 from omegaconf import DictConfig
 
+from embodied.commands import command
 
-@hydra.main(config_path="../conf", config_name="evaluate", version_base="1.3")
+
+@command("evaluate")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait for torch
+    from embodied.assessment import evaluate
 
-    with clear_errors():
-        from embodied.assessment import evaluate
-
-        print(f"results: {evaluate(config)}")
+    print(f"results: {evaluate(config)}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
 """Writes a policy as one graph: `python scripts/export.py checkpoint=RUN instruction="go left"`."""
 
-import hydra
 from omegaconf import DictConfig
 
+from embodied.commands import command
 
-@hydra.main(config_path="../conf", config_name="export", version_base="1.3")
+
+@command("export")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait for torch
+    from embodied.export import export_policy
 
-    with clear_errors():
-        from embodied.export import export_policy
-
-        print(f"exported: {export_policy(config)}")
+    print(f"exported: {export_policy(config)}")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from omegaconf import DictConfig
+
+from embodied.commands import command
 
 if TYPE_CHECKING:
     from embodied.data.preferences import Preferences
@@ -19,14 +20,11 @@ if TYPE_CHECKING:
     from embodied.structs import Episodes
 
 
-@hydra.main(config_path="../conf", config_name="label_page", version_base="1.3")
+@command("label_page")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait for torch
+    from embodied.build import resolve
 
-    with clear_errors():
-        from embodied.build import resolve
-
-        label(resolve(config))
+    label(resolve(config))
 
 
 def label(config: dict[str, Any]) -> None:

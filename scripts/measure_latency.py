@@ -10,18 +10,16 @@ Exits with status 1 where chunks are too short for any action horizon.
 
 import sys
 
-import hydra
 from omegaconf import DictConfig
 
+from embodied.commands import command
 
-@hydra.main(config_path="../conf", config_name="measure_latency", version_base="1.3")
+
+@command("measure_latency")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait
+    from embodied.response import measure
 
-    with clear_errors():
-        from embodied.response import measure
-
-        sys.exit(measure(config))
+    sys.exit(measure(config))
 
 
 if __name__ == "__main__":

@@ -3,16 +3,14 @@
 python scripts/phrases.py 'runs={rth: RUN, flat: RUN}' flat=flat
 """
 
-import hydra
 from omegaconf import DictConfig
 
+from embodied.commands import command
 
-@hydra.main(config_path="../conf", config_name="phrases", version_base="1.3")
+
+@command("phrases")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait for torch
-
-    with clear_errors():
-        run(config)
+    run(config)
 
 
 def run(config: DictConfig) -> None:

@@ -5,18 +5,16 @@ Docs: docs/robots.md. Options: conf/record.yaml and conf/robot_session.yaml.
 
 import sys
 
-import hydra
 from omegaconf import DictConfig
 
+from embodied.commands import command
 
-@hydra.main(config_path="../conf", config_name="record", version_base="1.3")
+
+@command("record")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait for torch
+    from embodied.deploy.running import record
 
-    with clear_errors():
-        from embodied.deploy.running import record
-
-        sys.exit(int(any(went.report.error for went in record(config))))
+    sys.exit(int(any(went.report.error for went in record(config))))
 
 
 if __name__ == "__main__":

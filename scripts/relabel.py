@@ -4,16 +4,14 @@ The labels lie beside the data, which stay as they are; `undo=motions` removes t
 it lists those that there are.
 """
 
-import hydra
 from omegaconf import DictConfig
 
+from embodied.commands import command
 
-@hydra.main(config_path="../conf", config_name="relabel", version_base="1.3")
+
+@command("relabel")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait for torch
-
-    with clear_errors():
-        run(config)
+    run(config)
 
 
 def run(config: DictConfig) -> None:

@@ -7,19 +7,17 @@ Docs: docs/robots.md. Options: conf/replay.yaml and conf/robot_session.yaml.
 
 import sys
 
-import hydra
 from omegaconf import DictConfig
 
+from embodied.commands import command
 
-@hydra.main(config_path="../conf", config_name="replay", version_base="1.3")
+
+@command("replay")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait for torch
+    from embodied.deploy.replaying import replay
 
-    with clear_errors():
-        from embodied.deploy.replaying import replay
-
-        went, drift = replay(config)
-        sys.exit(int(bool(went.report.error) or drift is None))
+    went, drift = replay(config)
+    sys.exit(int(bool(went.report.error) or drift is None))
 
 
 if __name__ == "__main__":

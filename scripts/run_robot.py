@@ -7,18 +7,16 @@ Docs: docs/robots.md. Options: conf/run_robot.yaml and conf/robot_session.yaml.
 
 import sys
 
-import hydra
 from omegaconf import DictConfig
 
+from embodied.commands import command
 
-@hydra.main(config_path="../conf", config_name="run_robot", version_base="1.3")
+
+@command("run_robot")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait for torch
+    from embodied.deploy.running import run_robot
 
-    with clear_errors():
-        from embodied.deploy.running import run_robot
-
-        sys.exit(int(any(went.report.error for went in run_robot(config))))
+    sys.exit(int(any(went.report.error for went in run_robot(config))))
 
 
 if __name__ == "__main__":

@@ -3,18 +3,16 @@
 Clients of openpi work with it; see docs/serving.md.
 """
 
-import hydra
 from omegaconf import DictConfig
 
+from embodied.commands import command
 
-@hydra.main(config_path="../conf", config_name="serve_policy", version_base="1.3")
+
+@command("serve_policy")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait for torch
+    from embodied.serve.command import serve_checkpoint
 
-    with clear_errors():
-        from embodied.serve.command import serve_checkpoint
-
-        serve_checkpoint(config)
+    serve_checkpoint(config)
 
 
 if __name__ == "__main__":

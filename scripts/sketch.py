@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from omegaconf import DictConfig
+
+from embodied.commands import command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,20 +20,17 @@ if TYPE_CHECKING:
     from embodied.data.sketches import Trace
 
 
-@hydra.main(config_path="../conf", config_name="sketch", version_base="1.3")
+@command("sketch")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait for torch
+    from embodied.build import resolve
 
-    with clear_errors():
-        from embodied.build import resolve
-
-        plain = resolve(config)
-        if plain["checkpoint"] is not None:
-            follow(plain)
-        elif plain["image"] is not None:
-            ask(plain, read_image(Path(plain["image"])))
-        else:
-            draw_scene(plain)
+    plain = resolve(config)
+    if plain["checkpoint"] is not None:
+        follow(plain)
+    elif plain["image"] is not None:
+        ask(plain, read_image(Path(plain["image"])))
+    else:
+        draw_scene(plain)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -4,16 +4,14 @@ what they say, beside the expert whose motions they put in words.
 python scripts/words.py [person=motions] [task=metaworld_phrases] [protocol=mt-v3] [gain=0.7]
 """
 
-import hydra
 from omegaconf import DictConfig
 
+from embodied.commands import command
 
-@hydra.main(config_path="../conf", config_name="words", version_base="1.3")
+
+@command("words")
 def main(config: DictConfig) -> None:
-    from embodied.cli import clear_errors  # late: --help must not wait for torch
-
-    with clear_errors():
-        print(table(config))
+    print(table(config))
 
 
 def table(config: DictConfig) -> str:

@@ -54,10 +54,22 @@ def fails(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
 TRAIN = {
     "an unknown task": ("task=nope", ("Could not find 'task/nope'", "metaworld", "point")),
-    "a misspelt key": ("train.stepz=5", ("train.stepz", "not in struct")),
+    "a misspelt key": (
+        "train.stepz=5",
+        ("not in struct", "error: there is no train.stepz; did you mean train.steps?"),
+    ),
+    "a key without its group": (
+        "learning_rate=3",
+        ("error: there is no learning_rate; did you mean algorithm.learning_rate?",),
+    ),
+    "a misspelt key to be left out": (
+        "~train.earlystop",
+        ("error: there is no train.earlystop; did you mean train.early_stop?",),
+    ),
+    "a key unlike any": ("nonsense=3", ("error: there is no nonsense\n",)),
     "a misspelt key of a part": (
         "+policy.head.num_layerz=2",
-        ("E_CONFIG_KEY: head.num_layerz", "did you mean 'num_layers'?"),
+        ("E_CONFIG_KEY: policy.head.num_layerz", "did you mean 'num_layers'?"),
     ),
     "a word for a number": (
         "train.steps=abc",
@@ -92,6 +104,14 @@ def test_a_faulty_override_is_named_before_anything_is_trained(
     assert [text for text in texts if text not in said] == [], said
     assert len(said.splitlines()) < 60  # no traceback, but perhaps all choices of a group
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_part_that_cannot_be_built_is_named_before_data_are_recorded(
+    tiny: tuple[str, ...], tmp_path: Path, fails: Call
+) -> None:
+    folders = (f"run_dir={tmp_path / 'run'}", f"data_dir={tmp_path / 'data'}")
+    assert "E_CONFIG_KEY" in fails("train.py", *tiny, *folders, "+policy.head.num_layerz=2")
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_hole_in_the_data_is_named(tiny: tuple[str, ...], tmp_path: Path, fails: Call) -> None:
