@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from embodied.encoders.observation import StateEncoder
+from embodied.noise import BatchNoise
 from embodied.structs import Condition, Observation, Spec
 
 SPEC = Spec(5, 1, (-1.0,), (1.0,), 10.0)
@@ -54,3 +55,23 @@ def test_changes_are_seen_beside_the_state_and_need_the_start() -> None:
     assert differs.nonzero().tolist() == [[0, 2], [0, 3]]
     with pytest.raises(ValueError, match=r"source\.told\.start=true"):
         encoder(Observation(state), Condition())
+
+
+def test_training_alone_sees_states_under_noise_of_one_size_for_all_numbers() -> None:
+    """What reaches the MLP, of numbers whose own sizes differ."""
+    encoder = StateEncoder(spec=SPEC, obs_horizon=1, dim=8, noise=0.1)
+    sizes = torch.tensor([1.0, 10.0, 100.0, 0.1, 3.0])
+    encoder.normalizer.fit(sizes * torch.randn(1000, 5))
+    encoder.mlps[0] = torch.nn.Identity()
+    observation = Observation(torch.zeros(4000, 1, 5))
+    drawn = BatchNoise(torch.Generator().manual_seed(0), start=0, total=4000)
+    clean = encoder(observation, Condition())
+    difference = encoder(observation, Condition(), noise=drawn) - clean
+    assert difference.std(0)[0].tolist() == pytest.approx([0.1] * 5, rel=0.05)
+    assert difference.mean(0)[0].tolist() == pytest.approx([0.0] * 5, abs=0.01)
+    assert torch.equal(encoder(observation, Condition()), clean)
+
+
+def test_noise_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"noise must be at least 0, got -0\.1"):
+        StateEncoder(spec=SPEC, obs_horizon=1, dim=8, noise=-0.1)

@@ -21,6 +21,8 @@ class StateEncoder(Encoder):
             attention can choose among objects; None makes the whole state one token.
         changes: whether it also sees what has changed since the task was given, without which
             nobody who remembers nothing knows how much of "a little to the left" is done.
+        noise: standard deviation of what training adds to normalised states, so that they are not
+            known by heart with the episode that they are of.
     """
 
     def __init__(
@@ -31,9 +33,12 @@ class StateEncoder(Encoder):
         dim: int,
         pieces: Sequence[int] | None = None,
         changes: bool = False,
+        noise: float = 0.0,
     ) -> None:
         super().__init__()
-        self.changes = changes
+        if noise < 0:
+            raise ValueError(f"noise must be at least 0, got {noise}")
+        self.changes, self.noise = changes, noise
         self.pieces = tuple(pieces or (spec.state_dim,))
         if sum(self.pieces) != spec.state_dim or min(self.pieces) < 1:
             raise ValueError(
@@ -56,6 +61,8 @@ class StateEncoder(Encoder):
         self, observation: Observation, condition: Condition, *, noise: Noise | None = None
     ) -> Tensor:
         state: Tensor = self.normalizer(observation.state)
+        if noise is not None and self.noise:
+            state = state + self.noise * noise.normal(*state.shape, device=state.device)
         sizes = list(self.pieces)
         pieces = torch.split(state, sizes, dim=-1)
         if self.changes:
