@@ -59,7 +59,7 @@ def command(config_name: str, *, config_path: str = "../conf") -> Callable[[Task
 
 def meant(folder: Path, config_name: str, arguments: Sequence[str]) -> list[str]:
     """What to write instead of each key among the arguments that the config does not have."""
-    settings = [x for x in arguments if not x.startswith(("-", "+")) and ("=" in x or x.startswith("~"))]
+    settings = [x for x in arguments if x.startswith("~") or ("=" in x and x[0] not in "-+")]
     try:
         keys = [x.key_or_group for x in OverridesParser.create().parse_overrides(settings)]
         is_group = [_is_group(folder, key) for key in keys]
