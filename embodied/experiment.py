@@ -104,7 +104,6 @@ def train(config: Any) -> Path | None:
         the first.
     """
     plain = resolve(config)
-    check(plain, extra_targets=plain.get("allow_targets", ()))  # before anything takes its time
     world = join(plain["device"])
     set_threads(plain["threads"])
     configs = seeds_of(plain) if plain.get("num_seeds", 1) > 1 else [plain]
@@ -144,6 +143,7 @@ class _Run:
         clock = Stopwatch(Path(config["run_dir"]) / "wall_clock.json")
         task = make_task(config)
         task.check()
+        check(config, extra_targets=config.get("allow_targets", ()))  # before data are recorded
         with clock.phase("data", world):
             data = task.load(world)
         policy = build_policy(config, data.spec, config.get("allow_targets", ())).to(world.device)
