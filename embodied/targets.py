@@ -34,6 +34,7 @@ _MACHINERY = (
     "embodied.checkpoint",
     "embodied.checkpoint_files",
     "embodied.data.cache",
+    "embodied.commands",
     "embodied.dataset_task",
     "embodied.deploy.casting",
     "embodied.deploy.control",
