@@ -52,7 +52,7 @@ def served(run: Path, *overrides: str, **environment: str) -> Iterator[tuple[Any
         stderr=subprocess.PIPE,
         text=True,
         cwd=run.parent,
-        env={**os.environ, "PYTHONPATH": path, **environment},
+        env={**os.environ, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1", **environment},
     )
     assert process.stdout is not None
     try:
@@ -60,8 +60,8 @@ def served(run: Path, *overrides: str, **environment: str) -> Iterator[tuple[Any
         assert line.startswith("serving at ws://127.0.0.1:"), process.communicate()
         yield process, line.split()[-1]
     finally:
-        process.kill()
-        process.communicate()
+        process.send_signal(signal.SIGABRT)  # one that does not end tells where it is
+        print(*process.communicate(), sep="\n")
 
 
 def test_the_command_serves_what_the_checkpoint_would_do_here(run: Path) -> None:
